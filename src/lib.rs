@@ -1,0 +1,4 @@
+//! A message broker for plugins.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("plugbus runs on Linux only for now: it needs pidfd, memfd and SO_PEERCRED");
