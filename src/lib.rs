@@ -1,4 +1,9 @@
 //! A message broker for plugins.
 
+pub mod error;
+pub mod id;
+pub mod limit;
+pub mod wire;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("plugbus runs on Linux only for now: it needs pidfd, memfd and SO_PEERCRED");

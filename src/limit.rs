@@ -1,0 +1,117 @@
+//! Every bound, with its reason. Sizes are bytes.
+
+use std::time::Duration;
+
+/// Largest payload of one frame. Larger messages are chunked, so that a frame never keeps a
+/// connection busy for long.
+pub const PAYLOAD_MAX: u32 = 1 << 20;
+
+/// Largest message: what the broker collects before it can hand a chunked message on.
+pub const MESSAGE_MAX: u64 = 64 << 20;
+
+/// Unfinished chunked messages of one session. They can be neither delivered nor forgotten.
+pub const ASSEMBLIES_MAX: usize = 64;
+
+/// Window of a channel or topic: messages. Enough for a full pipeline of small messages.
+pub const WINDOW_MESSAGES: u64 = 16_384;
+
+/// Window of a channel or topic: payload bytes. With larger ones small sockets gain nothing.
+pub const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Unanswered requests of one session.
+pub const REQUESTS_MAX: u32 = 16_384;
+
+/// Payload bytes of unanswered requests of one session; one may start while below.
+pub const REQUEST_BYTES_MAX: u64 = 16 << 20;
+
+/// Requests that wait in the queue of one callee, from all callers. A callee that hangs costs its
+/// callers refusals, not the broker memory.
+pub const CALLEE_QUEUE_REQUESTS_MAX: u32 = 65_536;
+
+/// Bytes of requests that wait in the queue of one callee.
+pub const CALLEE_QUEUE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of responses that wait for one caller that does not read; beyond, it gets the refusal in
+/// their place.
+pub const RESPONSE_QUEUE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of the broker's own answers that wait for one peer. One that asks and never reads is
+/// disconnected at this point: its answers can be neither delivered nor shed.
+pub const CONTROL_QUEUE_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of channel messages retained for one sender, over all its channels.
+pub const RETAINED_BYTES_MAX: u64 = 256 << 20;
+
+/// Routes of one session. A session that resolves names in a loop is stopped here.
+pub const ROUTES_MAX: u32 = 4_096;
+
+/// Subscriptions of one session.
+pub const SUBSCRIPTIONS_MAX: u32 = 1_024;
+
+/// Methods, channels and services of one plugin, each.
+pub const REGISTRATIONS_MAX: usize = 1_024;
+
+/// One control body. Larger than any schema that a person writes.
+pub const CONTROL_BODY_MAX: usize = 256 << 10;
+
+/// One `report`.
+pub const REPORT_MAX: usize = 4 << 10;
+
+/// Data of one ping.
+pub const PING_MAX: usize = 64;
+
+/// Levels of nesting in a control body.
+pub const NESTING_MAX: usize = 32;
+
+/// Events queued for one subscriber, by default and at most.
+pub const EVENT_QUEUE_MESSAGES: u64 = 16_384;
+
+/// Bytes of events queued for one subscriber, by default.
+pub const EVENT_QUEUE_BYTES: u64 = 1 << 20;
+
+/// Bytes of events queued for one subscriber, at most.
+pub const EVENT_QUEUE_BYTES_MAX: u64 = 64 << 20;
+
+/// Connections at once; each costs a descriptor and, when idle, some KiB.
+pub const SESSIONS_MAX: usize = 12_288;
+
+/// Connections that have not said hello yet.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// Plugins that the broker remembers after they have gone, for offline answers and incarnations.
+pub const PLUGINS_REMEMBERED_MAX: usize = 4_096;
+
+/// Dead letters kept as records.
+pub const DEAD_LETTERS_MAX: usize = 1_024;
+
+/// Time from connect to a complete hello.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Deadline of a call that names none.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long messages wait for an absent receiver.
+pub const ABSENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Silence after which the broker pings a peer.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long `shutdown` waits for sessions to drain.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One read of a socket, and the size of a pooled buffer.
+pub const READ_BUFFER_SIZE: usize = 64 << 10;
+
+/// Runs below this are copied instead of sliced, so that a slice pins at most twice its size.
+pub const COPY_BELOW: usize = READ_BUFFER_SIZE / 2;
+
+/// What a write task takes from an outbox at once.
+pub const WRITE_BATCH_SIZE: usize = 256 << 10;
+
+const _: () = {
+    assert!(WINDOW_BYTES <= RETAINED_BYTES_MAX);
+    assert!(EVENT_QUEUE_BYTES <= EVENT_QUEUE_BYTES_MAX);
+    assert!(CONTROL_BODY_MAX <= PAYLOAD_MAX as usize);
+    assert!(PAYLOAD_MAX as u64 <= MESSAGE_MAX);
+    assert!(CONTROL_BODY_MAX as u64 * 4 <= CONTROL_QUEUE_BYTES_MAX);
+};

@@ -1,0 +1,231 @@
+//! Messages larger than a frame: cutting them, and collecting the pieces.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::frame::FrameView;
+use super::header::{Flags, Kind};
+use crate::error::{Code, Fault, Refusal};
+use crate::id::RouteId;
+
+/// Cuts a body so that each piece fits a frame. The flag says whether more pieces follow. A body
+/// that fits gives one piece.
+pub fn split_chunks(
+    body: &[u8],
+    payload_max: u32,
+    extension_size: usize,
+) -> impl Iterator<Item = (bool, &[u8])> {
+    // The first piece shares its frame with the extension; the others could be larger, but equal
+    // pieces are easier to follow.
+    let piece_max = (payload_max as usize).saturating_sub(extension_size).max(1);
+    let count = body.len().div_ceil(piece_max).max(1);
+    (0..count).map(move |index| {
+        let end = body.len().min((index + 1) * piece_max);
+        (index + 1 < count, &body[index * piece_max..end])
+    })
+}
+
+/// What makes chunks belong together.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct ChunkKey {
+    /// Type of the frames.
+    pub kind: Kind,
+    /// Their route.
+    pub route: RouteId,
+    /// Their message id.
+    pub message_id: u64,
+}
+
+/// Collects the chunks of unfinished messages of one sender, as whole frames, within a quota.
+///
+/// Invariant: `bytes` is the sum of the sizes of all collected frames.
+#[derive(Debug)]
+pub struct Assembler {
+    unfinished: BTreeMap<ChunkKey, Assembly>,
+    bytes: u64,
+    count_max: usize,
+    message_max: u64,
+}
+
+/// The frames of one message so far.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    /// The frames, back to back.
+    pub frames: BytesMut,
+    /// How many.
+    pub count: u32,
+    /// Sum of their bodies.
+    pub body_size: u64,
+}
+
+impl Assembler {
+    /// An empty one.
+    #[must_use]
+    pub fn new(count_max: usize, message_max: u64) -> Self {
+        Self { unfinished: BTreeMap::new(), bytes: 0, count_max, message_max }
+    }
+
+    /// Takes one chunk. Gives all frames back to back when it was the last one.
+    ///
+    /// Must be called for every frame with the flag *more*, and for every frame whose key
+    /// [`is_unfinished`](Self::is_unfinished).
+    ///
+    /// # Errors
+    ///
+    /// 11005 when the message gets too large, 10007 when the sender has too many unfinished ones,
+    /// 11007 when the chunk does not belong to what came before. The unfinished message is dropped.
+    pub fn push(&mut self, key: ChunkKey, frame: &FrameView<'_>) -> Result<Option<Bytes>, Fault> {
+        match self.try_push(key, frame) {
+            Ok(complete) => Ok(complete),
+            Err(fault) => {
+                self.drop_message(key);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Forgets what was collected under `key`. Says whether there was something.
+    pub fn drop_message(&mut self, key: ChunkKey) -> bool {
+        match self.unfinished.remove(&key) {
+            Some(assembly) => {
+                self.bytes -= assembly.frames.len() as u64;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether chunks under this key have come.
+    #[must_use]
+    pub fn is_unfinished(&self, key: ChunkKey) -> bool {
+        !self.unfinished.is_empty() && self.unfinished.contains_key(&key)
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Messages begun.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unfinished.is_empty()
+    }
+
+    fn try_push(&mut self, key: ChunkKey, frame: &FrameView<'_>) -> Result<Option<Bytes>, Fault> {
+        if !key.kind.is_chunkable() {
+            return Err(Fault::new(
+                Code::Malformed,
+                format!("a frame of type {} cannot be chunked", key.kind),
+            ));
+        }
+        let first = !self.unfinished.contains_key(&key);
+        if first && self.unfinished.len() >= self.count_max {
+            return Err(Fault::refused(&Refusal {
+                resource: "unfinished chunked messages",
+                holder: "this session",
+                used: self.unfinished.len() as u64,
+                limit: self.count_max as u64,
+                blame: "this session",
+                retry_after_ms: 0,
+            }));
+        }
+        if !first && frame.header.flags.has(Flags::EXTENDED) {
+            return Err(Fault::new(Code::Malformed, "only the first chunk may have an extension"));
+        }
+        let size = frame.bytes().len() as u64;
+        let assembly = self.unfinished.entry(key).or_default();
+        let body_size = assembly.body_size + frame.body().len() as u64;
+        if body_size > self.message_max {
+            return Err(Fault::new(
+                Code::TooLarge,
+                format!("message of {body_size} bytes is over the limit of {}", self.message_max),
+            ));
+        }
+        if self.bytes + size > self.message_max + self.message_max / 8 + Self::OVERHEAD_MAX {
+            return Err(Fault::refused(&Refusal {
+                resource: "bytes of unfinished chunked messages",
+                holder: "this session",
+                used: self.bytes,
+                limit: self.message_max,
+                blame: "this session",
+                retry_after_ms: 0,
+            }));
+        }
+        assembly.frames.extend_from_slice(frame.bytes());
+        assembly.count += 1;
+        assembly.body_size = body_size;
+        self.bytes += size;
+        if frame.header.flags.has(Flags::MORE) {
+            return Ok(None);
+        }
+        let assembly = self.unfinished.remove(&key).expect("it was pushed to just now");
+        self.bytes -= assembly.frames.len() as u64;
+        Ok(Some(assembly.frames.freeze()))
+    }
+
+    /// What headers may add to the bodies, besides an eighth.
+    const OVERHEAD_MAX: u64 = 64 << 10;
+}
+
+impl ChunkKey {
+    /// The key of a frame. Routes belong to one session, so that they tell callers apart too.
+    #[must_use]
+    pub fn of(frame: &FrameView<'_>) -> Self {
+        let header = &frame.header;
+        Self { kind: header.kind, route: header.route, message_id: header.message_id }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{FrameBuilder, scan_frame};
+
+    #[test]
+    fn chunks_join_to_what_was_cut() {
+        for size in [0, 1, 9, 10, 11, 20, 21, 99] {
+            let body: Vec<u8> = (0..size).map(|index| index as u8).collect();
+            let mut assembler = Assembler::new(4, 1000);
+            let mut complete = None;
+            for (more, piece) in split_chunks(&body, 10, 0) {
+                assert!(complete.is_none());
+                complete = push(&mut assembler, more, piece).unwrap();
+            }
+            let mut frames = complete.expect("the last chunk completes the message");
+            let mut joined = Vec::new();
+            while !frames.is_empty() {
+                let frame = scan_frame(&frames, 10).unwrap().unwrap();
+                joined.extend_from_slice(frame.body());
+                let size = frame.bytes().len();
+                frames = frames.slice(size..);
+            }
+            assert_eq!(joined, body);
+            assert_eq!((assembler.bytes(), assembler.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_unfinished_message_has_a_largest_size() {
+        let mut assembler = Assembler::new(4, 15);
+        assert_eq!(push(&mut assembler, true, &[0; 10]), Ok(None));
+        let fault = push(&mut assembler, true, &[0; 10]).unwrap_err();
+        assert_eq!(fault.code, Code::TooLarge);
+        assert_eq!((assembler.bytes(), assembler.len()), (0, 0), "and is forgotten beyond it");
+    }
+
+    fn push(assembler: &mut Assembler, more: bool, piece: &[u8]) -> Result<Option<Bytes>, Fault> {
+        let flags = if more { Flags::MORE } else { 0 };
+        let frame = FrameBuilder::new(Kind::MESSAGE).flags(flags).message_id(1).build(b"", piece);
+        let frame = scan_frame(&frame, 100).unwrap().unwrap();
+        assembler.push(ChunkKey::of(&frame), &frame)
+    }
+}
