@@ -3,6 +3,8 @@
 pub mod error;
 pub mod id;
 pub mod limit;
+pub mod net;
+mod sys;
 pub mod wire;
 
 #[cfg(not(target_os = "linux"))]

@@ -1,0 +1,12 @@
+//! Sockets.
+
+#[cfg(feature = "broker")]
+pub(crate) mod listen;
+#[cfg(feature = "broker")]
+pub(crate) mod socket_directory;
+pub mod socket_path;
+
+#[cfg(feature = "broker")]
+pub use listen::ListenError;
+#[cfg(feature = "broker")]
+pub use socket_directory::SocketDirectoryError;

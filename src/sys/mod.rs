@@ -1,0 +1,10 @@
+//! Safe wrappers of system calls. Nothing here decides anything.
+//!
+//! rustix comes first; `unsafe` appears only where it has no safe call, one operation a block.
+
+#[cfg(feature = "broker")]
+pub(crate) mod limits;
+#[cfg(feature = "broker")]
+pub(crate) mod peer;
+#[cfg(feature = "broker")]
+pub(crate) mod process;
