@@ -1,6 +1,8 @@
 //! A message broker for plugins.
 
 pub mod error;
+#[cfg(feature = "broker")]
+pub mod host;
 pub mod id;
 pub mod limit;
 pub mod net;

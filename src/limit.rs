@@ -108,6 +108,22 @@ pub const COPY_BELOW: usize = READ_BUFFER_SIZE / 2;
 /// What a write task takes from an outbox at once.
 pub const WRITE_BATCH_SIZE: usize = 256 << 10;
 
+/// One line that a plugin prints. Longer ones come in pieces, so that a plugin that never ends a
+/// line costs no memory.
+pub const OUTPUT_LINE_MAX: usize = 8 << 10;
+
+/// Plugin processes that wait to be started.
+pub const SPAWNS_MAX: usize = 1_024;
+
+/// From start to *ready*. An interpreter on a slow disk takes seconds.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From the shutdown notice to SIGTERM.
+pub const STOP_NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From SIGTERM to SIGKILL.
+pub const STOP_SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
+
 const _: () = {
     assert!(WINDOW_BYTES <= RETAINED_BYTES_MAX);
     assert!(EVENT_QUEUE_BYTES <= EVENT_QUEUE_BYTES_MAX);

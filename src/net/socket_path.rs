@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn the_default_follows_the_variables_in_their_order() {
-        let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let cases: &[Case] = &[
             (&[("PLUGBUS_SOCKET", "/s"), ("XDG_RUNTIME_DIR", "/r")], Some("/s")),
             (&[("PLUGBUS_SOCKET", ""), ("XDG_RUNTIME_DIR", "/r")], Some("/r/plugbus/default.sock")),
             (&[("XDG_RUNTIME_DIR", "/r"), ("HOME", "/h")], Some("/r/plugbus/default.sock")),

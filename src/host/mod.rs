@@ -1,0 +1,17 @@
+//! Plugin processes: what starts them, what they print, how they end.
+//!
+//! `docs/decisions/0003-spawning-from-an-embedding-application.md` says why they are started the way
+//! they are.
+
+mod exit;
+mod output;
+mod process;
+mod program;
+mod spawner;
+mod spec;
+
+pub use exit::Exit;
+pub use output::Stream;
+pub use process::SpawnError;
+pub use program::ProgramError;
+pub use spec::PluginSpec;
