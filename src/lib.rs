@@ -1,5 +1,7 @@
 //! A message broker for plugins.
 
+#[doc(hidden)]
+pub mod engine;
 pub mod error;
 #[cfg(feature = "broker")]
 pub mod host;

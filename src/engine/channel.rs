@@ -1,0 +1,434 @@
+//! One FIFO channel: from one session to one plugin.
+//!
+//! What was accepted is kept until the receiver has acknowledged it, so that a receiver that dies
+//! gets it again. The sender may have one window of unsettled messages; that window is all that a
+//! slow or absent receiver costs.
+//!
+//! Invariants: `settled <= accepted`, `retained` holds exactly the messages in between, and
+//! `settled <= handed <= accepted` while a receiver is there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::effects::{Effects, Now};
+use super::ledger::{Charge, Resource};
+use super::plain::for_features;
+use super::port::{Port, Route, announce_frame, close_frame};
+use super::router::{Change, DeadLetter};
+use super::run::Run;
+use super::tally::End;
+use crate::error::{Code, Fault};
+use crate::id::{ChannelName, PluginId, RouteId, SessionId};
+use crate::limit;
+use crate::wire::body::{self, Announce, Credit, Gap, Redelivery, RouteKind};
+use crate::wire::{ContentType, FrameBuilder, Kind};
+
+/// `plugin/channel` as one session opened it.
+#[derive(Debug)]
+pub struct Channel {
+    pub(crate) number: RouteId,
+    pub(crate) sender: Arc<Port>,
+    pub(crate) target: PluginId,
+    pub(crate) name: ChannelName,
+    pub(crate) dirty: AtomicBool,
+    state: Mutex<ChannelState>,
+}
+
+#[derive(Debug)]
+struct ChannelState {
+    window: Credit,
+    accepted: u64,
+    settled: u64,
+    /// Highest id that the receiver acknowledged; below `settled` where messages became dead
+    /// letters.
+    completed: u64,
+    /// Highest id handed to the present receiver's socket.
+    handed: u64,
+    retained: VecDeque<Retained>,
+    retained_payload: u64,
+    receiver: Option<Arc<Port>>,
+    absent_since: Duration,
+    reported: (u64, u64),
+    sender_gone: bool,
+}
+
+#[derive(Debug)]
+struct Retained {
+    run: Run,
+    /// Times that it was handed to a receiver that died.
+    attempts: u32,
+    charge: Charge,
+}
+
+impl Channel {
+    pub(crate) fn new(
+        number: RouteId,
+        sender: &Arc<Port>,
+        target: PluginId,
+        name: ChannelName,
+        now: Now,
+    ) -> Self {
+        Self {
+            number,
+            sender: Arc::clone(sender),
+            target,
+            name,
+            dirty: AtomicBool::new(false),
+            state: Mutex::new(ChannelState {
+                window: Self::WINDOW,
+                accepted: 0,
+                settled: 0,
+                completed: 0,
+                handed: 0,
+                retained: VecDeque::new(),
+                retained_payload: 0,
+                receiver: None,
+                absent_since: now.mono,
+                reported: (0, 0),
+                sender_gone: false,
+            }),
+        }
+    }
+
+    /// Takes messages from the sender: keeps them, and queues them for the receiver if it is there.
+    ///
+    /// What fits the window is accepted even if the rest is not.
+    pub(crate) fn handle_messages(
+        self: &Arc<Self>,
+        mut run: Run,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let mut state = self.state.lock();
+        let expected = state.accepted + 1;
+        if run.first != expected {
+            return Err(Fault::new(
+                Code::OutOfSequence,
+                format!("message {} instead of {expected} on {}", run.first, self.address()),
+            )
+            .with("expected", expected));
+        }
+        let fitting = state.fitting(&run);
+        let overrun = if fitting < run.count {
+            let rest = run.count - fitting;
+            run = run.split_front(fitting);
+            Some(self.overrun(&state, rest))
+        } else {
+            None
+        };
+        if run.count > 0 {
+            let account = &self.sender.account;
+            if account.used(Resource::MessageBytes) > limit::RETAINED_BYTES_MAX {
+                return Err(account.refusal(Resource::MessageBytes, limit::RETAINED_BYTES_MAX));
+            }
+            self.sender.tallies.messages.accept(run.count);
+            state.accepted = run.last();
+            state.retained_payload += run.payload;
+            if let Some(receiver) = &state.receiver {
+                self.queue(receiver, &run, fx);
+            }
+            let charge = account.charge(Resource::MessageBytes, run.bytes.len() as u64);
+            state.retained.push_back(Retained { run, attempts: 0, charge });
+            fx.report(self);
+        }
+        overrun.map_or(Ok(()), Err)
+    }
+
+    /// Settles all messages up to `id` for the receiver's sake.
+    pub(crate) fn handle_ack(
+        self: &Arc<Self>,
+        receiver: SessionId,
+        id: u64,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let mut state = self.state.lock();
+        if !state.receiver.as_ref().is_some_and(|port| port.session == receiver) {
+            return Err(Fault::new(
+                Code::BadAck,
+                format!("this session is not the receiver of route {}", self.number),
+            ));
+        }
+        if id > state.handed {
+            return Err(Fault::new(
+                Code::BadAck,
+                format!("message {id} was not sent; the last one was {}", state.handed),
+            ));
+        }
+        if id <= state.settled {
+            return Ok(());
+        }
+        let count = state.settle(id);
+        state.completed = id;
+        self.sender.tallies.messages.end(End::Completed, count);
+        fx.report(self);
+        if state.sender_gone && state.retained.is_empty() {
+            fx.change(Change::ChannelDrained(Arc::clone(self)));
+        }
+        Ok(())
+    }
+
+    /// Notes that messages up to `last` are being written to the receiver.
+    pub(crate) fn hand_over(&self, receiver: SessionId, last: u64) {
+        let mut state = self.state.lock();
+        if state.receiver.as_ref().is_some_and(|port| port.session == receiver) {
+            state.handed = state.handed.max(last);
+        }
+    }
+
+    /// Tells the sender how far it is, if that has changed.
+    pub(crate) fn report(&self, now: Now, fx: &mut Effects) {
+        let (accepted, completed) = {
+            let mut state = self.state.lock();
+            let progress = (state.accepted, state.completed);
+            if state.reported == progress || state.sender_gone {
+                return;
+            }
+            state.reported = progress;
+            progress
+        };
+        let ack = FrameBuilder::new(Kind::ACK)
+            .route(self.number)
+            .message_id(completed)
+            .timestamp(now.unix)
+            .build(b"", &accepted.to_le_bytes());
+        self.sender.push_control(ack, fx);
+    }
+
+    /// The receiver is there: announces the channel, and sends what waits.
+    pub(crate) fn attach(self: &Arc<Self>, receiver: &Arc<Port>, now: Now, fx: &mut Effects) {
+        let mut state = self.state.lock();
+        if state.receiver.as_ref().is_some_and(|port| port.session == receiver.session) {
+            return;
+        }
+        state.handed = state.settled;
+        state.receiver = Some(Arc::clone(receiver));
+        receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
+        let announce = Announce {
+            route: self.number.0,
+            kind: RouteKind::Channel,
+            name: self.name.as_str().to_owned(),
+            from: self.sender.plugin.as_str().to_owned(),
+            session: self.sender.session.0,
+            incarnation: self.sender.incarnation,
+        };
+        receiver.push_control(announce_frame(&announce, now), fx);
+        for (first, last, attempts) in state.repeated() {
+            let frame = FrameBuilder::new(Kind::REDELIVERY)
+                .route(self.number)
+                .message_id(first)
+                .timestamp(now.unix)
+                .build(b"", &Redelivery { last, attempt: attempts + 1 }.to_bytes());
+            receiver.push_control(frame, fx);
+        }
+        for retained in &state.retained {
+            self.queue(receiver, &retained.run, fx);
+        }
+    }
+
+    /// The receiver's session has ended, or it no longer serves the channel.
+    pub(crate) fn detach(&self, now: Now) {
+        let mut state = self.state.lock();
+        if let Some(receiver) = state.receiver.take() {
+            receiver.routes.lock().remove(self.number);
+            let handed = state.handed;
+            for retained in &mut state.retained {
+                if retained.run.first <= handed {
+                    retained.attempts += 1;
+                }
+            }
+            state.absent_since = now.mono;
+        }
+    }
+
+    /// The sender's session has ended, or it gave the route up. Says whether nothing is left.
+    pub(crate) fn leave(&self) -> bool {
+        let mut state = self.state.lock();
+        state.sender_gone = true;
+        state.retained.is_empty()
+    }
+
+    /// Gives up what waits for a receiver that does not come.
+    pub(crate) fn give_up(
+        &self,
+        cause: &'static str,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Option<DeadLetter> {
+        let (first, last, sender_gone) = {
+            let mut state = self.state.lock();
+            let (first, last) = (state.settled + 1, state.accepted);
+            if first > last {
+                return None;
+            }
+            let count = state.settle(last);
+            self.sender.tallies.messages.end(End::Dead, count);
+            (first, last, state.sender_gone)
+        };
+        if !sender_gone {
+            let gap = FrameBuilder::new(Kind::GAP)
+                .route(self.number)
+                .message_id(first)
+                .timestamp(now.unix)
+                .content(ContentType::MessagePack)
+                .build(b"", &body::encode(&Gap { last, cause: cause.to_owned(), topic: None }));
+            self.sender.push_control(gap, fx);
+        }
+        Some(DeadLetter {
+            channel: self.address(),
+            from: self.sender.plugin.as_str().to_owned(),
+            first,
+            last,
+            cause: cause.to_owned(),
+        })
+    }
+
+    /// Whether its sender has gone.
+    pub(crate) fn has_left(&self) -> bool {
+        self.state.lock().sender_gone
+    }
+
+    /// Whether its sender has gone and nothing is left to deliver.
+    pub(crate) fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        state.sender_gone && state.retained.is_empty()
+    }
+
+    /// Ends the route towards the receiver.
+    pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
+        let receiver = self.state.lock().receiver.take();
+        if let Some(receiver) = receiver {
+            receiver.routes.lock().remove(self.number);
+            receiver.push_control(close_frame(self.number, reason, now), fx);
+        }
+    }
+
+    /// When messages that wait for an absent receiver are given up; `None` while none wait.
+    pub(crate) fn expires_at(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        (state.receiver.is_none() && !state.retained.is_empty())
+            .then(|| state.absent_since + limit::ABSENT_TIMEOUT)
+    }
+
+    /// Messages that wait to be handled, and what they are charged.
+    pub(crate) fn pending(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        let bytes = state.retained.iter().map(|retained| retained.charge.amount()).sum();
+        (state.accepted - state.settled, bytes)
+    }
+
+    /// Whether messages have been handed over that are not acknowledged.
+    pub(crate) fn has_unanswered(&self) -> bool {
+        let state = self.state.lock();
+        state.receiver.is_some() && state.handed > state.settled
+    }
+
+    /// `plugin/channel`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}/{}", self.target, self.name)
+    }
+
+    /// Asserts what must hold at every moment.
+    pub(crate) fn check(&self) {
+        let state = self.state.lock();
+        let mut next = state.settled + 1;
+        let mut payload = 0;
+        for retained in &state.retained {
+            assert_eq!(retained.run.first, next, "retained runs are contiguous");
+            assert_eq!(retained.charge.amount(), retained.run.bytes.len() as u64);
+            next += retained.run.count;
+            payload += retained.run.payload;
+        }
+        assert_eq!(next, state.accepted + 1, "what is unsettled is retained");
+        assert_eq!(payload, state.retained_payload);
+        assert!(state.completed <= state.settled);
+        if state.receiver.is_some() {
+            assert!(state.settled <= state.handed && state.handed <= state.accepted);
+        }
+    }
+
+    fn queue(self: &Arc<Self>, receiver: &Arc<Port>, run: &Run, fx: &mut Effects) {
+        let bytes: Bytes = for_features(run.bytes.clone(), run.flags, receiver.features);
+        receiver.outbox.lock().push_messages(bytes, self, run.last());
+        fx.touch(receiver);
+    }
+
+    fn overrun(&self, state: &ChannelState, rest: u64) -> Fault {
+        Fault::new(
+            Code::CreditOverrun,
+            format!(
+                "{rest} messages on {} are over the window of {} messages and {} bytes: {} messages \
+                 and {} bytes are unsettled",
+                self.address(),
+                state.window.messages,
+                state.window.bytes,
+                state.accepted - state.settled,
+                state.retained_payload,
+            ),
+        )
+        .with("expected", state.accepted + 1)
+    }
+
+    /// What a sender starts with.
+    pub(crate) const WINDOW: Credit =
+        Credit { messages: limit::WINDOW_MESSAGES, bytes: limit::WINDOW_BYTES };
+}
+
+impl ChannelState {
+    /// How many messages of the run the window admits: one may start while it is not used up.
+    fn fitting(&self, run: &Run) -> u64 {
+        let room = self.window.messages.saturating_sub(self.accepted - self.settled);
+        if run.count <= room && self.retained_payload + run.payload <= self.window.bytes {
+            return run.count;
+        }
+        let mut payload = self.retained_payload;
+        let mut count = 0;
+        for (_, message) in run.messages() {
+            if count >= room || payload >= self.window.bytes {
+                break;
+            }
+            payload += message.payload;
+            count += 1;
+        }
+        count
+    }
+
+    /// Drops what is settled by `id`, and its charge. Gives the number of messages.
+    fn settle(&mut self, id: u64) -> u64 {
+        let count = id - self.settled;
+        while let Some(front) = self.retained.front_mut() {
+            if front.run.last() <= id {
+                self.retained_payload -= front.run.payload;
+                self.retained.pop_front();
+            } else {
+                if front.run.first <= id {
+                    let settled = front.run.split_front(id + 1 - front.run.first);
+                    self.retained_payload -= settled.payload;
+                    front.charge.shrink_to(front.run.bytes.len() as u64);
+                }
+                break;
+            }
+        }
+        self.settled = id;
+        self.handed = self.handed.max(id);
+        count
+    }
+
+    /// Ranges that were handed to a receiver before, with the number of times.
+    fn repeated(&self) -> Vec<(u64, u64, u32)> {
+        let mut ranges: Vec<(u64, u64, u32)> = Vec::new();
+        for Retained { run, attempts, .. } in &self.retained {
+            match ranges.last_mut() {
+                _ if *attempts == 0 => (),
+                Some((_, last, of)) if *of == *attempts && *last + 1 == run.first => {
+                    *last = run.last();
+                }
+                _ => ranges.push((run.first, run.last(), *attempts)),
+            }
+        }
+        ranges
+    }
+}

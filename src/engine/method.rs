@@ -1,0 +1,453 @@
+//! The route of one caller to one method: chooses the callee, passes requests on, passes answers
+//! back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::calls::{Call, HandOver, Phase};
+use super::effects::{Effects, Now};
+use super::ledger::Resource;
+use super::plain::for_features;
+use super::port::{Port, Route, announce_frame, close_frame};
+use super::run::{self, Run};
+use super::tally::End;
+use crate::error::{Code, Fault, Refusal};
+use crate::id::{MethodName, PluginId, RouteId};
+use crate::limit;
+use crate::wire::body::{Announce, RouteKind};
+use crate::wire::{CallReference, Flags, Kind, RequestExtension, scan_frame};
+
+/// `plugin.method` or `service.method` as one session resolved it.
+#[derive(Debug)]
+pub struct MethodRoute {
+    pub(crate) number: RouteId,
+    pub(crate) owner: Arc<Port>,
+    /// A plugin id or a service name.
+    pub(crate) target: PluginId,
+    pub(crate) method: MethodName,
+    state: Mutex<MethodState>,
+}
+
+/// Invariant: every candidate's session has registered the method and is open, as far as the router
+/// has heard.
+#[derive(Debug)]
+struct MethodState {
+    candidates: Vec<Candidate>,
+    /// What a caller is told while nobody serves the method.
+    absent: Fault,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    port: Arc<Port>,
+    announced: bool,
+}
+
+impl MethodRoute {
+    pub(crate) fn new(
+        number: RouteId,
+        owner: &Arc<Port>,
+        target: PluginId,
+        method: MethodName,
+    ) -> Self {
+        let absent = Fault::new(Code::NotFound, format!("nobody serves `{target}.{method}`"));
+        Self {
+            number,
+            owner: Arc::clone(owner),
+            target,
+            method,
+            state: Mutex::new(MethodState { candidates: Vec::new(), absent }),
+        }
+    }
+
+    /// Replaces the callees. `absent` is what callers hear when there is none.
+    pub(crate) fn set_candidates(
+        &self,
+        ports: &[Arc<Port>],
+        absent: Fault,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let mut state = self.state.lock();
+        let old = std::mem::take(&mut state.candidates);
+        for candidate in &old {
+            let stays = ports.iter().any(|port| port.session == candidate.port.session);
+            if candidate.announced && !stays {
+                self.retire(&candidate.port, "the method is no longer registered", now, fx);
+            }
+        }
+        state.candidates = ports
+            .iter()
+            .map(|port| Candidate {
+                port: Arc::clone(port),
+                announced: old.iter().any(|old| old.announced && old.port.session == port.session),
+            })
+            .collect();
+        state.absent = absent;
+    }
+
+    /// Takes the requests of a run, each for itself.
+    pub(crate) fn handle_requests(self: &Arc<Self>, run: &Run, now: Now, fx: &mut Effects) {
+        let mut state = self.state.lock();
+        let mut rest = run.bytes.clone();
+        while !rest.is_empty() {
+            let Some(callee) = state.pick() else {
+                let absent = state.absent.clone();
+                drop(state);
+                while !rest.is_empty() {
+                    let size = run::message_size(&rest);
+                    self.refuse(&rest.split_to(size), &absent, now, fx);
+                }
+                return;
+            };
+            // With one callee the run stays whole; with several each request is balanced.
+            let balanced = state.candidates.len() > 1;
+            let mut size = 0;
+            let mut count = 0;
+            while size < rest.len() && !(balanced && count > 0) {
+                let message = rest.slice(size..size + run::message_size(&rest[size..]));
+                match self.accept(&message, &callee, size as u64, now, fx) {
+                    Ok(()) => {
+                        size += message.len();
+                        count += 1;
+                    }
+                    Err(fault) => {
+                        self.refuse(&message, &fault, now, fx);
+                        state.deliver(self, &callee, rest.split_to(size), count, now, fx);
+                        let _refused = rest.split_to(message.len());
+                        size = 0;
+                        count = 0;
+                    }
+                }
+            }
+            state.deliver(self, &callee, rest.split_to(size), count, now, fx);
+        }
+    }
+
+    /// Takes answers of a callee: response, error, started.
+    pub(crate) fn handle_answers(
+        self: &Arc<Self>,
+        callee: &Arc<Port>,
+        run: &Run,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let mut rest = run.bytes.clone();
+        let mut passed = 0;
+        while passed < rest.len() {
+            let size = run::message_size(&rest[passed..]);
+            match self.accept_answer(callee, &rest[passed..passed + size]) {
+                Ok(true) => passed += size,
+                verdict => {
+                    self.pass_back(rest.split_to(passed), run.flags, now, fx);
+                    let message = rest.split_to(size);
+                    passed = 0;
+                    if let Err(fault) = verdict {
+                        let header = run::header_at(&message);
+                        callee.push_fault(self.number, header.message_id, &fault, now, fx);
+                    }
+                }
+            }
+        }
+        self.pass_back(rest, run.flags, now, fx);
+    }
+
+    /// Ends a call for its caller's sake, or at its deadline.
+    pub(crate) fn cancel(&self, id: u64, now: Now, fx: &mut Effects) -> Result<(), Fault> {
+        let call = self.owner.calls.lock().remove(id).ok_or_else(|| {
+            Fault::new(Code::NoSuchCall, format!("request {id} has its outcome already"))
+        })?;
+        call.call_off(id, now, fx);
+        self.owner.tallies.requests.end(End::Cancelled, 1);
+        let fault = Fault::new(Code::Cancelled, format!("call of `{}` cancelled", self.address()));
+        self.owner.push_outcome(self.number, id, &fault, now, fx);
+        Ok(())
+    }
+
+    /// Cuts out of a queued run what must not be delivered any more. Called in the moment of
+    /// writing.
+    pub(crate) fn hand_over(
+        &self,
+        callee: &Port,
+        bytes: Bytes,
+        now: Now,
+        fx: &mut Effects,
+        mut write: impl FnMut(Bytes),
+    ) {
+        let mut rest = bytes;
+        let mut live = 0;
+        while live < rest.len() {
+            let size = run::message_size(&rest[live..]);
+            let header = run::header_at(&rest[live..]);
+            let verdict = {
+                let mut calls = self.owner.calls.lock();
+                let verdict = calls.hand_over(header.message_id, callee.session, now);
+                if verdict == HandOver::Deliver && header.flags.has(Flags::NO_REPLY) {
+                    calls.remove(header.message_id).expect("it was handed over just now");
+                    self.owner.tallies.requests.end(End::Completed, 1);
+                }
+                verdict
+            };
+            if verdict == HandOver::Deliver {
+                live += size;
+                continue;
+            }
+            if verdict == HandOver::Expired {
+                self.expire(header.message_id, now, fx);
+            }
+            if live > 0 {
+                write(rest.split_to(live));
+            }
+            let _not_delivered = rest.split_to(size);
+            live = 0;
+        }
+        if !rest.is_empty() {
+            write(rest);
+        }
+    }
+
+    /// Tells callees that the caller has gone.
+    pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
+        let candidates = std::mem::take(&mut self.state.lock().candidates);
+        for candidate in candidates.iter().filter(|candidate| candidate.announced) {
+            self.retire(&candidate.port, reason, now, fx);
+        }
+    }
+
+    /// `target.method`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}.{}", self.target, self.method)
+    }
+
+    fn expire(&self, id: u64, now: Now, fx: &mut Effects) {
+        let call = self.owner.calls.lock().remove(id);
+        if let Some(call) = call {
+            self.owner.tallies.requests.end(End::Expired, 1);
+            self.owner.push_outcome(self.number, id, &call.timed_out(), now, fx);
+        }
+    }
+
+    /// Checks one request and opens its call. `ahead` bytes of the same run are accepted already but
+    /// not yet queued.
+    fn accept(
+        self: &Arc<Self>,
+        message: &Bytes,
+        callee: &Arc<Port>,
+        ahead: u64,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let frame = scan_frame(message, u32::MAX)
+            .ok()
+            .flatten()
+            .expect("a run holds frames that were checked");
+        let header = frame.header;
+        let id = header.message_id;
+        let owner = &self.owner;
+        let size = run::payload_size(message);
+
+        let room = callee.outbox.lock().has_room_for_requests(ahead + message.len() as u64);
+        if let Err((resource, used, limit)) = room {
+            return Err(Fault::refused(&Refusal {
+                resource,
+                holder: callee.plugin.as_str(),
+                used,
+                limit,
+                blame: callee.plugin.as_str(),
+                retry_after_ms: Self::RETRY_AFTER_MS,
+            }));
+        }
+        if owner.account.used(Resource::RequestBytes) >= limit::REQUEST_BYTES_MAX {
+            return Err(owner.account.refusal(Resource::RequestBytes, limit::REQUEST_BYTES_MAX));
+        }
+        let request =
+            owner.account.try_charge(Resource::Requests, 1, u64::from(limit::REQUESTS_MAX))?;
+        let bytes = owner.account.charge(Resource::RequestBytes, size);
+        let deadline = now.mono + time_left(header.timestamp, RequestExtension::of(&frame), now);
+        let call = Call {
+            route: Arc::clone(self),
+            callee: Arc::clone(callee),
+            phase: Phase::Queued,
+            deadline,
+            accepted_at: now.mono,
+            no_reply: header.flags.has(Flags::NO_REPLY),
+            _request: request,
+            bytes,
+        };
+        {
+            let mut calls = owner.calls.lock();
+            if calls.contains(id) {
+                return Err(Fault::new(
+                    Code::OutOfSequence,
+                    format!("request id {id} is in use; ids count up for ever"),
+                ));
+            }
+            let inserted = calls.insert(id, call);
+            debug_assert!(inserted, "the id was free just now");
+        }
+        // Relaxed: the figure only balances load.
+        callee.outstanding.fetch_add(1, Ordering::Relaxed);
+        owner.tallies.requests.accept(1);
+        if owner.next_deadline.lower(deadline) {
+            fx.move_deadline();
+        }
+        Ok(())
+    }
+
+    /// `Ok(false)` for an answer that comes too late to matter.
+    fn accept_answer(&self, callee: &Port, message: &[u8]) -> Result<bool, Fault> {
+        let frame = scan_frame(message, u32::MAX)
+            .ok()
+            .flatten()
+            .expect("a run holds frames that were checked");
+        let id = frame.header.message_id;
+        let caller = self.owner.session;
+        if CallReference::of(&frame) != Some(CallReference(caller)) {
+            return Err(Fault::new(
+                Code::NoSuchCall,
+                format!(
+                    "route {} belongs to session {caller}; the answer names another",
+                    self.number
+                ),
+            ));
+        }
+        let is_started = frame.header.kind == Kind::STARTED;
+        let mut calls = self.owner.calls.lock();
+        match calls.get_mut(id) {
+            Some(call) if call.callee.session != callee.session => Err(Fault::new(
+                Code::NotYourCall,
+                format!("request {id} of session {caller} was given to somebody else"),
+            )),
+            Some(call) if call.phase == Phase::Queued => Err(Fault::new(
+                Code::NoSuchCall,
+                format!("request {id} of session {caller} was not given to you"),
+            )),
+            Some(call) if is_started => {
+                let first = call.phase == Phase::Handed;
+                call.phase = Phase::Started;
+                Ok(first)
+            }
+            Some(_) => {
+                calls.remove(id).expect("it was found just now");
+                self.owner.tallies.requests.end(End::Completed, 1);
+                Ok(true)
+            }
+            None => {
+                drop(calls);
+                let mut abandoned = callee.abandoned.lock();
+                let late = if is_started {
+                    abandoned.contains(&(caller, id))
+                } else {
+                    abandoned.remove(&(caller, id))
+                };
+                if late {
+                    return Ok(false);
+                }
+                Err(Fault::new(
+                    Code::NoSuchCall,
+                    format!("request {id} of session {caller} is not open"),
+                ))
+            }
+        }
+    }
+
+    fn pass_back(&self, bytes: Bytes, flags: Flags, now: Now, fx: &mut Effects) {
+        if bytes.is_empty() {
+            return;
+        }
+        let owner = &self.owner;
+        let bytes = for_features(bytes, flags, owner.features);
+        let taken = owner.outbox.lock().push_responses(bytes.clone(), &owner.account);
+        if !taken {
+            let fault =
+                owner.account.refusal(Resource::ResponseBytes, limit::RESPONSE_QUEUE_BYTES_MAX);
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let message = rest.split_to(run::message_size(&rest));
+                let header = run::header_at(&message);
+                if header.kind != Kind::STARTED {
+                    owner.push_outcome(self.number, header.message_id, &fault, now, fx);
+                }
+            }
+        }
+        fx.touch(owner);
+    }
+
+    fn refuse(&self, message: &[u8], fault: &Fault, now: Now, fx: &mut Effects) {
+        let id = run::header_at(message).message_id;
+        self.owner.push_fault(self.number, id, fault, now, fx);
+    }
+
+    fn retire(&self, callee: &Arc<Port>, reason: &str, now: Now, fx: &mut Effects) {
+        callee.routes.lock().remove(self.number);
+        callee.push_control(close_frame(self.number, reason, now), fx);
+    }
+
+    /// What a caller is advised to wait when the callee's queue is full.
+    const RETRY_AFTER_MS: u64 = 50;
+}
+
+impl MethodState {
+    /// The open callee with the fewest unanswered requests, the first of several.
+    fn pick(&self) -> Option<Arc<Port>> {
+        self.candidates
+            .iter()
+            .filter(|candidate| candidate.port.is_open())
+            .min_by_key(|candidate| candidate.port.outstanding.load(Ordering::Relaxed))
+            .map(|candidate| Arc::clone(&candidate.port))
+    }
+
+    fn deliver(
+        &mut self,
+        route: &Arc<MethodRoute>,
+        callee: &Arc<Port>,
+        bytes: Bytes,
+        count: u32,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        if count == 0 {
+            return;
+        }
+        let candidate = self
+            .candidates
+            .iter_mut()
+            .find(|candidate| candidate.port.session == callee.session)
+            .expect("the callee was picked from the candidates under this lock");
+        if !candidate.announced {
+            candidate.announced = true;
+            callee.routes.lock().insert(route.number, Route::Method(Arc::clone(route)));
+            let announce = Announce {
+                route: route.number.0,
+                kind: RouteKind::Method,
+                name: route.method.as_str().to_owned(),
+                from: route.owner.plugin.as_str().to_owned(),
+                session: route.owner.session.0,
+                incarnation: route.owner.incarnation,
+            };
+            callee.push_control(announce_frame(&announce, now), fx);
+        }
+        let flags = run::all_flags(&bytes);
+        let bytes = for_features(bytes, flags, callee.features);
+        callee.outbox.lock().push_requests(bytes, route, count);
+        fx.touch(callee);
+    }
+}
+
+/// How long a request may still take. Its deadline counts from the caller's timestamp; a clock that
+/// is ahead gives no more than was asked for, a missing timestamp counts as now.
+fn time_left(timestamp: u64, extension: RequestExtension, now: Now) -> Duration {
+    let deadline = match extension.deadline_ms {
+        0 => limit::CALL_TIMEOUT,
+        millis => Duration::from_millis(millis.into()),
+    };
+    let elapsed = match timestamp {
+        0 => 0,
+        timestamp => now.unix.saturating_sub(timestamp),
+    };
+    deadline.saturating_sub(Duration::from_nanos(elapsed))
+}

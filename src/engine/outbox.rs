@@ -1,0 +1,584 @@
+//! What waits to be written to one peer.
+//!
+//! Two lanes. The *main* lane holds what must arrive: the broker's own frames, requests, responses
+//! and channel messages, all of them bounded by credit or by their own cap. The *event* lane holds
+//! what may be shed, with a receipt. Both are FIFO; [`take`](Outbox::take) gives each its share, so
+//! that neither starves the other.
+//!
+//! The unit is the run: consecutive frames of one route, one slice, one entry. Only shedding looks
+//! inside a run.
+//!
+//! Invariant: the counters are the sums over the entries.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::channel::Channel;
+use super::ledger::{Account, Charge, Resource};
+use super::method::MethodRoute;
+use super::run;
+use super::topic::TopicRoute;
+use crate::error::Fault;
+use crate::id::RouteId;
+use crate::limit;
+use crate::wire::body::Overflow;
+
+/// Queue of one session.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    main: VecDeque<Entry>,
+    events: VecDeque<EventEntry>,
+    /// Absolute number of the first entry of `events`, so that `keyed` can point into it.
+    events_popped: u64,
+    keyed: HashMap<(RouteId, u64), u64>,
+    gaps: BTreeMap<RouteId, Gaps>,
+    request_count: u32,
+    request_bytes: u64,
+    response_bytes: u64,
+    control_bytes: u64,
+    event_messages: u64,
+    event_bytes: u64,
+    state: State,
+}
+
+/// Whether anything may still be queued.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) enum State {
+    #[default]
+    Open,
+    /// Nothing new is taken; what is queued is still written, then the connection closes.
+    Draining(String),
+    /// Everything was dropped.
+    Closed(String),
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Bytes,
+    kind: EntryKind,
+}
+
+/// What has to happen when the bytes are handed to the socket.
+#[derive(Debug)]
+pub(crate) enum EntryKind {
+    /// A frame of the broker.
+    Control { _charge: Charge },
+    /// Requests of one caller on one route.
+    Requests { route: Arc<MethodRoute>, count: u32 },
+    /// Responses, errors and started notices for this session as caller.
+    Responses { _charge: Option<Charge> },
+    /// Messages of one channel up to `last`.
+    Messages { channel: Arc<Channel>, last: u64 },
+}
+
+#[derive(Debug)]
+enum EventEntry {
+    Events(EventRun),
+    /// An announce or a close, which must keep its place among the events.
+    Control {
+        bytes: Bytes,
+        _charge: Charge,
+    },
+    /// A conflated event; its gap is noted elsewhere.
+    Shed,
+}
+
+#[derive(Debug)]
+pub(crate) struct EventRun {
+    pub(crate) bytes: Bytes,
+    pub(crate) topic: Arc<TopicRoute>,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    /// The publisher waits until this is handed over.
+    pub(crate) blocks: bool,
+    key: u64,
+    charge: Charge,
+}
+
+/// Ids of one topic that were shed. Between two queued events everything is shed, so that there is
+/// at most one range more than there are queued events.
+#[derive(Debug)]
+struct Gaps {
+    topic: Arc<TopicRoute>,
+    cause: &'static str,
+    ranges: BTreeMap<u64, u64>,
+}
+
+/// How a subscriber's queue behaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct EventPolicy {
+    pub(crate) overflow: Overflow,
+    pub(crate) messages_max: u64,
+    pub(crate) bytes_max: u64,
+}
+
+impl Default for EventPolicy {
+    fn default() -> Self {
+        Self {
+            overflow: Overflow::default(),
+            messages_max: limit::EVENT_QUEUE_MESSAGES,
+            bytes_max: limit::EVENT_QUEUE_BYTES,
+        }
+    }
+}
+
+/// One piece of what [`Outbox::take`] gives.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Plain(Bytes),
+    Requests { bytes: Bytes, route: Arc<MethodRoute> },
+    Messages { bytes: Bytes, channel: Arc<Channel>, last: u64 },
+    Events(EventRun),
+    Gap { topic: Arc<TopicRoute>, first: u64, last: u64, cause: &'static str },
+}
+
+impl Outbox {
+    /// Queues a frame of the broker. Says `false` when the peer has let too many of them pile up.
+    #[must_use]
+    pub(crate) fn push_control(&mut self, bytes: Bytes, account: &Arc<Account>) -> bool {
+        if !self.is_open() {
+            return true;
+        }
+        let size = bytes.len() as u64;
+        if self.control_bytes + size > limit::CONTROL_QUEUE_BYTES_MAX {
+            return false;
+        }
+        self.control_bytes += size;
+        let charge = account.charge(Resource::ControlBytes, size);
+        self.main.push_back(Entry { bytes, kind: EntryKind::Control { _charge: charge } });
+        true
+    }
+
+    /// Queues a frame of the broker among the events.
+    #[must_use]
+    pub(crate) fn push_event_control(&mut self, bytes: Bytes, account: &Arc<Account>) -> bool {
+        if !self.is_open() {
+            return true;
+        }
+        let size = bytes.len() as u64;
+        if self.control_bytes + size > limit::CONTROL_QUEUE_BYTES_MAX {
+            return false;
+        }
+        self.control_bytes += size;
+        let charge = account.charge(Resource::ControlBytes, size);
+        self.events.push_back(EventEntry::Control { bytes, _charge: charge });
+        true
+    }
+
+    /// How many of `count` requests of `bytes` in all fit.
+    pub(crate) fn has_room_for_requests(&self, bytes: u64) -> Result<(), (&'static str, u64, u64)> {
+        if self.request_count >= limit::CALLEE_QUEUE_REQUESTS_MAX {
+            return Err((
+                "requests queued for a callee",
+                u64::from(self.request_count),
+                u64::from(limit::CALLEE_QUEUE_REQUESTS_MAX),
+            ));
+        }
+        if self.request_bytes + bytes > limit::CALLEE_QUEUE_BYTES_MAX && self.request_bytes > 0 {
+            return Err((
+                "bytes of requests queued for a callee",
+                self.request_bytes,
+                limit::CALLEE_QUEUE_BYTES_MAX,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Queues requests. The callers are charged for them already.
+    pub(crate) fn push_requests(&mut self, bytes: Bytes, route: &Arc<MethodRoute>, count: u32) {
+        if !self.is_open() {
+            // The router ends these calls when it hears of the session's end.
+            return;
+        }
+        self.request_count += count;
+        self.request_bytes += bytes.len() as u64;
+        self.main.push_back(Entry {
+            bytes,
+            kind: EntryKind::Requests { route: Arc::clone(route), count },
+        });
+    }
+
+    /// Queues answers for this session as caller. Says `false` when too many bytes of them wait.
+    #[must_use]
+    pub(crate) fn push_responses(&mut self, bytes: Bytes, account: &Arc<Account>) -> bool {
+        if !self.is_open() {
+            return true;
+        }
+        let size = bytes.len() as u64;
+        if self.response_bytes + size > limit::RESPONSE_QUEUE_BYTES_MAX && self.response_bytes > 0 {
+            return false;
+        }
+        self.response_bytes += size;
+        let charge = Some(account.charge(Resource::ResponseBytes, size));
+        self.main.push_back(Entry { bytes, kind: EntryKind::Responses { _charge: charge } });
+        true
+    }
+
+    /// Queues the broker's own outcome of a call. Small and at most one for each call, so that it
+    /// is always taken.
+    pub(crate) fn push_outcome(&mut self, bytes: Bytes, account: &Arc<Account>) {
+        if self.is_open() {
+            let size = bytes.len() as u64;
+            self.response_bytes += size;
+            let charge = Some(account.charge(Resource::ResponseBytes, size));
+            self.main.push_back(Entry { bytes, kind: EntryKind::Responses { _charge: charge } });
+        }
+    }
+
+    /// Queues messages of a channel, which keeps them until they are acknowledged.
+    pub(crate) fn push_messages(&mut self, bytes: Bytes, channel: &Arc<Channel>, last: u64) {
+        if self.is_open() {
+            self.main.push_back(Entry {
+                bytes,
+                kind: EntryKind::Messages { channel: Arc::clone(channel), last },
+            });
+        }
+    }
+
+    /// Queues events and sheds what the policy says. Gives the number of events shed; `None` when
+    /// the session takes nothing any more.
+    pub(crate) fn push_events(
+        &mut self,
+        run: &run::Run,
+        topic: &Arc<TopicRoute>,
+        policy: &EventPolicy,
+        account: &Arc<Account>,
+    ) -> Option<u64> {
+        if !self.is_open() {
+            return None;
+        }
+        let mut shed = 0;
+        match policy.overflow {
+            Overflow::Block => self.append_events(run, topic, true, 0, account),
+            Overflow::DropOldest => {
+                self.append_events(run, topic, false, 0, account);
+                shed += self.shed_to(policy);
+            }
+            Overflow::DropNewest => {
+                for (first, piece) in run.messages() {
+                    if self.event_messages < policy.messages_max
+                        && self.event_bytes < policy.bytes_max
+                    {
+                        self.append_events(&piece, topic, false, 0, account);
+                    } else {
+                        self.note_gap(topic, first, first, "drop-newest");
+                        shed += 1;
+                    }
+                }
+            }
+            Overflow::Conflate => {
+                for (_, piece) in run.messages() {
+                    let key = piece.key();
+                    if self.event_messages >= policy.messages_max
+                        || self.event_bytes >= policy.bytes_max
+                    {
+                        shed += self.conflate(topic.number, key);
+                    }
+                    self.append_events(&piece, topic, false, key, account);
+                    shed += self.shed_to(policy);
+                }
+            }
+        }
+        Some(shed)
+    }
+
+    /// Takes about `budget` bytes, at least one entry if there is one. What is taken is as good as
+    /// written: nobody can cancel it any more.
+    pub(crate) fn take(&mut self, budget: usize, taken: &mut Vec<Taken>) {
+        let main_budget = if self.events.is_empty() { budget } else { budget / 2 };
+        let mut size = 0;
+        while size < main_budget {
+            let Some(entry) = self.main.pop_front() else { break };
+            size += entry.bytes.len();
+            self.take_entry(entry, taken);
+        }
+        while size < budget {
+            let Some(entry) = self.events.pop_front() else { break };
+            self.events_popped += 1;
+            match entry {
+                EventEntry::Events(run) => {
+                    size += run.bytes.len();
+                    self.take_gaps_before(run.topic.number, run.first, taken);
+                    self.forget_events(&run);
+                    taken.push(Taken::Events(run));
+                }
+                EventEntry::Control { bytes, _charge } => {
+                    size += bytes.len();
+                    self.control_bytes -= bytes.len() as u64;
+                    taken.push(Taken::Plain(bytes));
+                }
+                EventEntry::Shed => (),
+            }
+        }
+        if self.events.is_empty() && !self.gaps.is_empty() {
+            for (_, gaps) in std::mem::take(&mut self.gaps) {
+                for (first, last) in gaps.ranges {
+                    let topic = Arc::clone(&gaps.topic);
+                    taken.push(Taken::Gap { topic, first, last, cause: gaps.cause });
+                }
+            }
+        }
+    }
+
+    /// Refuses everything new. What is queued is still written.
+    pub(crate) fn drain(&mut self, reason: &str) {
+        if self.state == State::Open {
+            self.state = State::Draining(reason.to_owned());
+        }
+    }
+
+    /// Drops everything. Gives the number of events among it.
+    pub(crate) fn close(&mut self, reason: &str) -> u64 {
+        if !matches!(self.state, State::Closed(_)) {
+            let reason = match std::mem::take(&mut self.state) {
+                State::Draining(reason) => reason,
+                _ => reason.to_owned(),
+            };
+            self.state = State::Closed(reason);
+        }
+        self.main.clear();
+        self.gaps.clear();
+        self.keyed.clear();
+        self.request_count = 0;
+        self.request_bytes = 0;
+        self.response_bytes = 0;
+        self.control_bytes = 0;
+        self.events.clear();
+        self.event_bytes = 0;
+        std::mem::take(&mut self.event_messages)
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.main.is_empty() && self.events.is_empty() && self.gaps.is_empty()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Events that wait.
+    pub(crate) fn event_messages(&self) -> u64 {
+        self.event_messages
+    }
+
+    /// Bytes that wait, in all lanes but for channel messages, which their channels count.
+    pub(crate) fn counted_bytes(&self) -> (u64, u64, u64) {
+        (self.control_bytes, self.response_bytes, self.event_bytes)
+    }
+
+    fn take_entry(&mut self, entry: Entry, taken: &mut Vec<Taken>) {
+        let Entry { bytes, kind } = entry;
+        let size = bytes.len() as u64;
+        taken.push(match kind {
+            EntryKind::Control { .. } => {
+                self.control_bytes -= size;
+                Taken::Plain(bytes)
+            }
+            EntryKind::Responses { .. } => {
+                self.response_bytes -= size;
+                Taken::Plain(bytes)
+            }
+            EntryKind::Requests { route, count } => {
+                self.request_count -= count;
+                self.request_bytes -= size;
+                Taken::Requests { bytes, route }
+            }
+            EntryKind::Messages { channel, last } => Taken::Messages { bytes, channel, last },
+        });
+    }
+
+    fn append_events(
+        &mut self,
+        run: &run::Run,
+        topic: &Arc<TopicRoute>,
+        blocks: bool,
+        key: u64,
+        account: &Arc<Account>,
+    ) {
+        let size = run.bytes.len() as u64;
+        if key != 0 {
+            let index = self.events_popped + self.events.len() as u64;
+            self.keyed.insert((topic.number, key), index);
+        }
+        self.event_messages += run.count;
+        self.event_bytes += size;
+        self.events.push_back(EventEntry::Events(EventRun {
+            bytes: run.bytes.clone(),
+            topic: Arc::clone(topic),
+            first: run.first,
+            count: run.count,
+            blocks,
+            key,
+            charge: account.charge(Resource::EventBytes, size),
+        }));
+    }
+
+    /// A single event may be larger than the whole queue.
+    fn is_over(&self, policy: &EventPolicy) -> bool {
+        self.event_messages > 1
+            && (self.event_messages > policy.messages_max || self.event_bytes > policy.bytes_max)
+    }
+
+    fn shed_to(&mut self, policy: &EventPolicy) -> u64 {
+        let mut shed = 0;
+        while self.is_over(policy) {
+            match self.shed_oldest() {
+                0 => break,
+                count => shed += count,
+            }
+        }
+        shed
+    }
+
+    /// Sheds the oldest event that nobody waits for. Blocking runs are passed over.
+    fn shed_oldest(&mut self) -> u64 {
+        let oldest = self.events.iter_mut().enumerate().find_map(|(index, entry)| match entry {
+            EventEntry::Events(run) if !run.blocks => Some((index, run)),
+            _ => None,
+        });
+        let Some((index, run)) = oldest else { return 0 };
+        let topic = Arc::clone(&run.topic);
+        let id = run.first;
+        if run.count == 1 {
+            if index == 0 {
+                self.events_popped += 1;
+                let Some(EventEntry::Events(run)) = self.events.pop_front() else {
+                    unreachable!("the entry was found just now");
+                };
+                self.forget_events(&run);
+            } else {
+                let entry = std::mem::replace(&mut self.events[index], EventEntry::Shed);
+                let EventEntry::Events(run) = entry else {
+                    unreachable!("the entry was found just now");
+                };
+                self.forget_events(&run);
+                self.trim_shed();
+            }
+        } else {
+            let size = run::message_size(&run.bytes);
+            run.bytes = run.bytes.slice(size..);
+            run.first += 1;
+            run.count -= 1;
+            run.charge.shrink_to(run.bytes.len() as u64);
+            self.event_messages -= 1;
+            self.event_bytes -= size as u64;
+        }
+        self.note_gap(&topic, id, id, "drop-oldest");
+        1
+    }
+
+    /// Sheds the queued event with the same key, if there is one.
+    fn conflate(&mut self, route: RouteId, key: u64) -> u64 {
+        let Some(index) = self.keyed.get(&(route, key)).copied().filter(|_| key != 0) else {
+            return 0;
+        };
+        let index = usize::try_from(index - self.events_popped).expect("keys of popped ones go");
+        let entry = std::mem::replace(&mut self.events[index], EventEntry::Shed);
+        let EventEntry::Events(run) = entry else {
+            unreachable!("keys point at events");
+        };
+        self.forget_events(&run);
+        self.note_gap(&run.topic, run.first, run.first, "conflate");
+        self.trim_shed();
+        1
+    }
+
+    /// Keeps the lane in proportion to what is alive in it.
+    fn trim_shed(&mut self) {
+        while matches!(self.events.front(), Some(EventEntry::Shed)) {
+            self.events.pop_front();
+            self.events_popped += 1;
+        }
+        let alive = self.event_messages as usize;
+        if self.events.len() > 4 * alive + 64 {
+            self.events.retain(|entry| !matches!(entry, EventEntry::Shed));
+            self.keyed.clear();
+            for (index, entry) in self.events.iter().enumerate() {
+                if let EventEntry::Events(run) = entry
+                    && run.key != 0
+                {
+                    let index = self.events_popped + index as u64;
+                    self.keyed.insert((run.topic.number, run.key), index);
+                }
+            }
+        }
+    }
+
+    fn forget_events(&mut self, run: &EventRun) {
+        self.event_messages -= run.count;
+        self.event_bytes -= run.bytes.len() as u64;
+        if run.key != 0 {
+            // A newer event may have taken the key over.
+            let key = (run.topic.number, run.key);
+            if self.keyed.get(&key).is_some_and(|&index| index < self.events_popped)
+                || self.keyed.get(&key).is_some_and(|&index| self.is_shed(index))
+            {
+                self.keyed.remove(&key);
+            }
+        }
+    }
+
+    fn is_shed(&self, index: u64) -> bool {
+        usize::try_from(index - self.events_popped)
+            .ok()
+            .and_then(|index| self.events.get(index))
+            .is_none_or(|entry| matches!(entry, EventEntry::Shed))
+    }
+
+    fn note_gap(&mut self, topic: &Arc<TopicRoute>, first: u64, last: u64, cause: &'static str) {
+        let gaps = self.gaps.entry(topic.number).or_insert_with(|| Gaps {
+            topic: Arc::clone(topic),
+            cause,
+            ranges: BTreeMap::new(),
+        });
+        gaps.cause = cause;
+        let (mut first, mut last) = (first, last);
+        if let Some((&start, &end)) = gaps.ranges.range(..=first).next_back()
+            && end + 1 >= first
+        {
+            gaps.ranges.remove(&start);
+            first = start;
+            last = last.max(end);
+        }
+        if let Some((&start, &end)) = gaps.ranges.range(first..).next()
+            && start <= last + 1
+        {
+            gaps.ranges.remove(&start);
+            last = last.max(end);
+        }
+        gaps.ranges.insert(first, last);
+    }
+
+    fn take_gaps_before(&mut self, route: RouteId, first: u64, taken: &mut Vec<Taken>) {
+        if self.gaps.is_empty() {
+            return;
+        }
+        let Some(gaps) = self.gaps.get_mut(&route) else { return };
+        while let Some(range) = gaps.ranges.first_entry() {
+            if *range.key() > first {
+                break;
+            }
+            let (start, end) = range.remove_entry();
+            let topic = Arc::clone(&gaps.topic);
+            taken.push(Taken::Gap { topic, first: start, last: end, cause: gaps.cause });
+        }
+        if gaps.ranges.is_empty() {
+            self.gaps.remove(&route);
+        }
+    }
+}
+
+impl Outbox {
+    /// The fault for a peer that lets the broker's answers pile up.
+    pub(crate) fn unread_fault(account: &Account) -> Fault {
+        account.refusal(Resource::ControlBytes, limit::CONTROL_QUEUE_BYTES_MAX)
+    }
+}

@@ -1,0 +1,362 @@
+//! What the rest of the broker may touch of a session: its queue, its open calls, its routes.
+//!
+//! Shared behind an `Arc`; each part has its own short lock. Lock order: a channel, topic or method
+//! first, then `calls`, `routes` or `outbox` of one port, never two of these at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::calls::Calls;
+use super::channel::Channel;
+use super::effects::{Effects, Now};
+use super::ledger::Account;
+use super::method::MethodRoute;
+use super::outbox::{Outbox, State};
+use super::tally::{End, Tallies};
+use super::topic::TopicRoute;
+use crate::error::Fault;
+use crate::id::{PluginId, RouteId, SessionId};
+use crate::wire::body::{self, Role};
+use crate::wire::{ContentType, FrameBuilder, Kind};
+
+/// The shared side of one session.
+pub struct Port {
+    /// Its number.
+    pub session: SessionId,
+    /// Whose session it is.
+    pub plugin: PluginId,
+    /// The how manieth session of that plugin.
+    pub incarnation: u64,
+    /// What the peer wants to be.
+    pub role: Role,
+    /// What was agreed in the hello.
+    pub features: Features,
+    pub(crate) account: Arc<Account>,
+    pub(crate) tallies: Arc<Tallies>,
+    pub(crate) outbox: Mutex<Outbox>,
+    pub(crate) calls: Mutex<Calls>,
+    pub(crate) routes: Mutex<RouteTable>,
+    /// Calls that ended before this callee answered. Its late answers are dropped in silence.
+    pub(crate) abandoned: Mutex<BTreeSet<(SessionId, u64)>>,
+    /// Requests that this callee has not answered.
+    pub(crate) outstanding: AtomicU32,
+    pub(crate) touched: AtomicBool,
+    pub(crate) next_deadline: Arc<NextDeadline>,
+    /// Monotonic milliseconds of the last input, and of the oldest unanswered ping (0 for none).
+    last_input_ms: AtomicU64,
+    ping_sent_ms: AtomicU64,
+    waker: Box<dyn Wake>,
+}
+
+/// Tells the driver of a session that it has something to do.
+pub trait Wake: Send + Sync {
+    /// May be called at any time, from any thread, also when there is nothing to do.
+    fn wake(&self);
+}
+
+impl<F: Fn() + Send + Sync> Wake for F {
+    fn wake(&self) {
+        self();
+    }
+}
+
+/// Optional parts of the protocol that both sides speak.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(missing_docs, reason = "named as in the protocol")]
+pub struct Features {
+    pub lz4: bool,
+    pub checksum: bool,
+}
+
+/// What a route number stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    Method(Arc<MethodRoute>),
+    Channel(Arc<Channel>),
+    Topic(Arc<TopicRoute>),
+}
+
+/// Routes that a session may use: its own, and those announced to it.
+#[derive(Debug, Default)]
+pub(crate) struct RouteTable {
+    routes: BTreeMap<RouteId, Route>,
+    highest: RouteId,
+}
+
+/// The earliest deadline of any call, so that the driver's timer need not look at all of them.
+#[derive(Debug)]
+pub struct NextDeadline(AtomicU64);
+
+/// What a new session is made of.
+pub(crate) struct PortSeed {
+    pub(crate) session: SessionId,
+    pub(crate) plugin: PluginId,
+    pub(crate) incarnation: u64,
+    pub(crate) role: Role,
+    pub(crate) features: Features,
+    pub(crate) account: Arc<Account>,
+    pub(crate) tallies: Arc<Tallies>,
+    pub(crate) next_deadline: Arc<NextDeadline>,
+    pub(crate) waker: Box<dyn Wake>,
+}
+
+impl Port {
+    pub(crate) fn new(seed: PortSeed, now: Now) -> Self {
+        Self {
+            session: seed.session,
+            plugin: seed.plugin,
+            incarnation: seed.incarnation,
+            role: seed.role,
+            features: seed.features,
+            account: seed.account,
+            tallies: seed.tallies,
+            outbox: Mutex::default(),
+            calls: Mutex::default(),
+            routes: Mutex::default(),
+            abandoned: Mutex::default(),
+            outstanding: AtomicU32::new(0),
+            touched: AtomicBool::new(false),
+            next_deadline: seed.next_deadline,
+            last_input_ms: AtomicU64::new(millis(now.mono)),
+            ping_sent_ms: AtomicU64::new(0),
+            waker: seed.waker,
+        }
+    }
+
+    /// Queues a frame of the broker. A peer that never reads them is ended here.
+    pub(crate) fn push_control(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
+        let taken = self.outbox.lock().push_control(frame, &self.account);
+        self.after_push(taken, fx);
+    }
+
+    /// Queues a frame of the broker in its place among the events.
+    pub(crate) fn push_event_control(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
+        let taken = self.outbox.lock().push_event_control(frame, &self.account);
+        self.after_push(taken, fx);
+    }
+
+    /// Answers a control frame.
+    pub(crate) fn push_answer<T: serde::Serialize>(
+        self: &Arc<Self>,
+        message_id: u64,
+        answer: &T,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let frame = FrameBuilder::new(Kind::RESPONSE)
+            .message_id(message_id)
+            .timestamp(now.unix)
+            .content(ContentType::MessagePack)
+            .build(b"", &body::encode(answer));
+        self.push_control(frame, fx);
+    }
+
+    /// Tells the peer what it did wrong.
+    pub(crate) fn push_fault(
+        self: &Arc<Self>,
+        route: RouteId,
+        message_id: u64,
+        fault: &Fault,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        self.push_control(fault_frame(route, message_id, fault, now), fx);
+    }
+
+    /// Tells the peer as a caller how its call ended.
+    pub(crate) fn push_outcome(
+        self: &Arc<Self>,
+        route: RouteId,
+        message_id: u64,
+        fault: &Fault,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let frame = fault_frame(route, message_id, fault, now);
+        self.outbox.lock().push_outcome(frame, &self.account);
+        fx.touch(self);
+    }
+
+    /// Ends the session after what is queued has been written.
+    pub(crate) fn drain(self: &Arc<Self>, reason: &str, fx: &mut Effects) {
+        self.outbox.lock().drain(reason);
+        fx.touch(self);
+    }
+
+    /// Ends the session now; what is queued is lost to this session.
+    pub(crate) fn kill(self: &Arc<Self>, reason: &str, fx: &mut Effects) {
+        let dropped = self.outbox.lock().close(reason);
+        self.tallies.events.end(End::Cancelled, dropped);
+        fx.touch(self);
+    }
+
+    /// Why the session ends, once it is to end and everything was taken.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        let outbox = self.outbox.lock();
+        match outbox.state() {
+            State::Open => None,
+            State::Draining(reason) => outbox.is_empty().then(|| reason.clone()),
+            State::Closed(reason) => Some(reason.clone()),
+        }
+    }
+
+    /// Whether the session still takes part.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.outbox.lock().is_open()
+    }
+
+    /// Notes that the peer was heard of.
+    pub(crate) fn heard(&self, now: Now) {
+        // Relaxed, here and below: figures that order nothing.
+        self.last_input_ms.store(millis(now.mono), Ordering::Relaxed);
+    }
+
+    /// Notes the answer to a ping.
+    pub(crate) fn pong(&self) {
+        self.ping_sent_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Pings a peer that was silent for `interval`, once until it answers. Gives the moment of the
+    /// next look.
+    pub(crate) fn heartbeat(
+        self: &Arc<Self>,
+        interval: Duration,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Duration {
+        let due = Duration::from_millis(self.last_input_ms.load(Ordering::Relaxed)) + interval;
+        if now.mono < due {
+            return due;
+        }
+        if self.ping_sent_ms.load(Ordering::Relaxed) == 0 {
+            self.ping_sent_ms.store(millis(now.mono).max(1), Ordering::Relaxed);
+            let ping = FrameBuilder::new(Kind::PING).timestamp(now.unix).build(b"", b"");
+            self.push_control(ping, fx);
+        }
+        now.mono + interval
+    }
+
+    /// How long a ping has been without an answer.
+    #[must_use]
+    pub fn unanswered_ping(&self, now: Now) -> Option<Duration> {
+        let sent = self.ping_sent_ms.load(Ordering::Relaxed);
+        (sent != 0).then(|| now.mono.saturating_sub(Duration::from_millis(sent)))
+    }
+
+    pub(crate) fn route(&self, number: RouteId) -> Option<Route> {
+        self.routes.lock().routes.get(&number).cloned()
+    }
+
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    fn after_push(self: &Arc<Self>, taken: bool, fx: &mut Effects) {
+        if !taken {
+            self.kill(&Outbox::unread_fault(&self.account).message, fx);
+        }
+        fx.touch(self);
+    }
+
+    /// Late answers that are remembered for one callee.
+    pub(crate) const ABANDONED_MAX: usize = 65_536;
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("session", &self.session)
+            .field("plugin", &self.plugin)
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RouteTable {
+    pub(crate) fn insert(&mut self, number: RouteId, route: Route) {
+        self.highest = self.highest.max(number);
+        self.routes.insert(number, route);
+    }
+
+    pub(crate) fn remove(&mut self, number: RouteId) -> Option<Route> {
+        self.routes.remove(&number)
+    }
+
+    pub(crate) fn clear(&mut self) -> Vec<Route> {
+        std::mem::take(&mut self.routes).into_values().collect()
+    }
+
+    /// Whether the session may have had this route before.
+    pub(crate) fn may_have_ended(&self, number: RouteId) -> bool {
+        number <= self.highest
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.values()
+    }
+}
+
+impl Default for NextDeadline {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl NextDeadline {
+    /// Notes a deadline. Says whether it is earlier than all before.
+    pub(crate) fn lower(&self, deadline: Duration) -> bool {
+        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        // Relaxed: the driver is woken through another path.
+        self.0.fetch_min(nanos, Ordering::Relaxed) > nanos
+    }
+
+    pub(crate) fn set(&self, deadline: Option<Duration>) {
+        let nanos = deadline.and_then(|at| u64::try_from(at.as_nanos()).ok()).unwrap_or(u64::MAX);
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The earliest deadline noted, which may have been met since.
+    #[must_use]
+    pub fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+pub(crate) fn fault_frame(route: RouteId, message_id: u64, fault: &Fault, now: Now) -> Bytes {
+    FrameBuilder::new(Kind::ERROR)
+        .route(route)
+        .message_id(message_id)
+        .timestamp(now.unix)
+        .content(ContentType::MessagePack)
+        .build(b"", &body::encode_fault(fault))
+}
+
+pub(crate) fn close_frame(route: RouteId, reason: &str, now: Now) -> Bytes {
+    FrameBuilder::new(Kind::CLOSE)
+        .route(route)
+        .timestamp(now.unix)
+        .content(ContentType::MessagePack)
+        .build(b"", &body::encode(&body::Closed { reason: reason.to_owned() }))
+}
+
+pub(crate) fn announce_frame(announce: &body::Announce, now: Now) -> Bytes {
+    FrameBuilder::new(Kind::ANNOUNCE)
+        .timestamp(now.unix)
+        .content(ContentType::MessagePack)
+        .build(b"", &body::encode(announce))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,81 @@
+//! Checks what must hold at every moment: for the simulator, after each step.
+
+use std::collections::BTreeMap;
+
+use super::Router;
+use crate::engine::ledger::Resource;
+use crate::engine::port::Route;
+use crate::engine::session::Session;
+use crate::id::PluginId;
+
+impl Router {
+    /// Panics where a promise or an invariant does not hold: P1 for each class of traffic, and the
+    /// ledger against the live objects.
+    ///
+    /// `sessions` are the inbound machines of the live sessions.
+    pub fn audit<'a>(&self, sessions: impl Iterator<Item = &'a Session>) {
+        for (class, tally) in self.tallies() {
+            assert!(tally.is_balanced(), "P1 does not hold for {class}: {tally:?}");
+        }
+        let mut live: BTreeMap<(PluginId, Resource), u64> = BTreeMap::new();
+        let mut count = |plugin: &PluginId, resource: Resource, amount: u64| {
+            *live.entry((plugin.clone(), resource)).or_default() += amount;
+        };
+        for port in self.ports() {
+            let plugin = &port.plugin;
+            count(plugin, Resource::Sessions, 1);
+            let (control, responses, events) = port.outbox.lock().counted_bytes();
+            count(plugin, Resource::ControlBytes, control);
+            count(plugin, Resource::ResponseBytes, responses);
+            count(plugin, Resource::EventBytes, events);
+            let calls = port.calls.lock();
+            count(plugin, Resource::Requests, calls.len() as u64);
+            count(plugin, Resource::RequestBytes, calls.bytes());
+            for (_, call) in calls.iter() {
+                assert!(
+                    self.sessions.contains_key(&call.callee.session),
+                    "a call is open with a session that has ended"
+                );
+            }
+        }
+        for session in sessions {
+            count(&session.port().plugin, Resource::ChunkBytes, session.assembled_bytes());
+        }
+        for ((session, ..), number) in &self.by_name {
+            let port = &self.sessions[session].port;
+            count(&port.plugin, Resource::Routes, 1);
+            assert!(self.routes.contains_key(number), "a name leads to a route");
+        }
+        for entry in self.routes.values() {
+            match &entry.route {
+                Route::Channel(channel) => {
+                    channel.check();
+                    count(&channel.sender.plugin, Resource::MessageBytes, channel.pending().1);
+                    if channel.has_left() {
+                        count(&channel.sender.plugin, Resource::Routes, 1);
+                    }
+                }
+                Route::Topic(topic) => topic.check(),
+                Route::Method(_) => (),
+            }
+        }
+        for subscription in self.subscriptions.values() {
+            count(subscription.plugin(), Resource::Subscriptions, 1);
+        }
+        for account in self.ledger.accounts() {
+            for resource in Resource::ALL {
+                let counted =
+                    live.remove(&(account.plugin().clone(), resource)).unwrap_or_default();
+                assert_eq!(
+                    account.used(resource),
+                    counted,
+                    "the ledger differs from the live objects: {} of {}",
+                    resource.name(),
+                    account.plugin()
+                );
+            }
+        }
+        live.retain(|_, amount| *amount > 0);
+        assert!(live.is_empty(), "live objects without an account: {live:?}");
+    }
+}

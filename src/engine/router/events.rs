@@ -1,0 +1,256 @@
+//! Subscriptions, broadcasts, and the events of the broker itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::plugins::State;
+use super::{DeadLetter, RouteEntry, Router};
+use crate::engine::effects::{Effects, Now};
+use crate::engine::ledger::{Charge, Resource};
+use crate::engine::outbox::EventPolicy;
+use crate::engine::port::{Port, Route};
+use crate::engine::run::Run;
+use crate::engine::topic::TopicRoute;
+use crate::error::{Code, Fault};
+use crate::id::{Pattern, PluginId, RouteId, SessionId, Topic};
+use crate::limit;
+use crate::wire::body::{self, Role, RouteKind, Subscribe, Subscribed};
+use crate::wire::{ContentType, Flags, FrameBuilder, Kind};
+
+/// What one session wants to hear.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    port: Arc<Port>,
+    pattern: Pattern,
+    policy: EventPolicy,
+    _charge: Charge,
+}
+
+impl Subscription {
+    /// Whose it is.
+    pub(super) fn plugin(&self) -> &PluginId {
+        &self.port.plugin
+    }
+}
+
+#[derive(Serialize)]
+struct Lifecycle<'a> {
+    id: &'a str,
+    session: u64,
+    incarnation: u64,
+    state: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl Router {
+    pub(super) fn subscribe(
+        &mut self,
+        port: &Arc<Port>,
+        subscribe: &Subscribe,
+    ) -> Result<Subscribed, Fault> {
+        let pattern = Pattern::parse(&subscribe.pattern)?;
+        let charge = port.account.try_charge(
+            Resource::Subscriptions,
+            1,
+            u64::from(limit::SUBSCRIPTIONS_MAX),
+        )?;
+        let policy = EventPolicy {
+            overflow: subscribe.overflow,
+            messages_max: subscribe
+                .queue_messages
+                .unwrap_or(limit::EVENT_QUEUE_MESSAGES)
+                .clamp(1, limit::EVENT_QUEUE_MESSAGES),
+            bytes_max: subscribe
+                .queue_bytes
+                .unwrap_or(limit::EVENT_QUEUE_BYTES)
+                .clamp(1, limit::EVENT_QUEUE_BYTES_MAX),
+        };
+        self.subscription_last += 1;
+        let number = self.subscription_last;
+        let subscription =
+            Subscription { port: Arc::clone(port), pattern, policy, _charge: charge };
+        for topic in self.topics() {
+            if topic.kind == RouteKind::Topic
+                && subscription.pattern.matches(&topic.topic)
+                && !topic.has_subscriber(port.session)
+            {
+                topic.add_subscriber(port, policy);
+            }
+        }
+        self.subscriptions.insert(number, subscription);
+        Ok(Subscribed { subscription: number })
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        port: &Arc<Port>,
+        number: u32,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let owned = self
+            .subscriptions
+            .get(&number)
+            .is_some_and(|subscription| subscription.port.session == port.session);
+        if !owned {
+            return Err(Fault::new(
+                Code::NotFound,
+                format!("this session has no subscription {number}"),
+            ));
+        }
+        let gone = self.subscriptions.remove(&number).expect("it was found just now");
+        let topics: Vec<_> = self
+            .topics()
+            .filter(|topic| topic.kind == RouteKind::Topic && gone.pattern.matches(&topic.topic))
+            .cloned()
+            .collect();
+        for topic in topics {
+            match self.policy_for(port.session, &topic.topic) {
+                Some(policy) => topic.add_subscriber(port, policy),
+                None => topic.remove_subscriber(port.session, now, fx),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_subscriptions(&mut self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
+        self.subscriptions.retain(|_, subscription| subscription.port.session != port.session);
+        let topics: Vec<_> = self.topics().cloned().collect();
+        for topic in topics {
+            topic.remove_subscriber(port.session, now, fx);
+        }
+    }
+
+    /// Gives a new topic its subscribers.
+    pub(super) fn fill_subscribers(&self, route: &TopicRoute) {
+        if route.kind == RouteKind::Broadcast {
+            let sender = route.publisher.as_ref().map(|port| port.session);
+            for port in self.ports() {
+                let ready = self
+                    .plugins
+                    .get(&port.plugin)
+                    .is_some_and(|entry| entry.was_ready && entry.role == Role::Plugin);
+                if ready && Some(port.session) != sender {
+                    route.add_subscriber(port, EventPolicy::default());
+                }
+            }
+            return;
+        }
+        for subscription in self.subscriptions.values() {
+            let port = &subscription.port;
+            if subscription.pattern.matches(&route.topic) && !route.has_subscriber(port.session) {
+                route.add_subscriber(port, subscription.policy);
+            }
+        }
+    }
+
+    /// A plugin that has become ready is told of broadcasts from here on.
+    pub(super) fn join_broadcasts(&self, port: &Arc<Port>) {
+        for topic in self.topics().filter(|topic| topic.kind == RouteKind::Broadcast) {
+            let is_own =
+                topic.publisher.as_ref().is_some_and(|publisher| publisher.session == port.session);
+            if !is_own {
+                topic.add_subscriber(port, EventPolicy::default());
+            }
+        }
+    }
+
+    pub(super) fn publish_state(
+        &mut self,
+        plugin: &PluginId,
+        state: State,
+        reason: Option<&str>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(entry) = self.plugins.get(plugin) else { return };
+        let event = Lifecycle {
+            id: plugin.as_str(),
+            session: entry.session.unwrap_or_default().0,
+            incarnation: entry.incarnation,
+            state: state.name(),
+            reason,
+        };
+        let topic = format!("plugbus.lifecycle.{plugin}.{}", state.name());
+        let body = body::encode(&event);
+        self.publish_own(&topic, &body, now, fx);
+    }
+
+    /// Records messages that were given up, and says so.
+    pub(super) fn bury(&mut self, letter: DeadLetter, now: Now, fx: &mut Effects) {
+        let body = body::encode(&letter);
+        if self.dead_letters.len() >= limit::DEAD_LETTERS_MAX {
+            self.dead_letters.pop_front();
+        }
+        self.dead_letters.push_back(letter);
+        self.publish_own("plugbus.dead", &body, now, fx);
+    }
+
+    /// Publishes an event of the broker, if anybody listens.
+    fn publish_own(&mut self, topic: &str, body: &[u8], now: Now, fx: &mut Effects) {
+        let topic = Topic::parse(topic).expect("the broker's topics fit the grammar");
+        let wanted =
+            self.subscriptions.values().any(|subscription| subscription.pattern.matches(&topic));
+        if !wanted {
+            return;
+        }
+        let route = self.own_topic(topic, now, fx);
+        let id = route.next_id();
+        let bytes: Bytes = FrameBuilder::new(Kind::EVENT)
+            .route(route.number)
+            .message_id(id)
+            .timestamp(now.unix)
+            .content(ContentType::MessagePack)
+            .build(b"", body);
+        let run =
+            Run { payload: body.len() as u64, bytes, first: id, count: 1, flags: Flags::default() };
+        // A subscriber that blocks would hold the broker's own window: then the event is lost to
+        // all, which is the price of asking the broker to wait.
+        if let Err(fault) = route.handle_events(run, now, fx) {
+            log::warn!("event of the broker on {}: {fault}", route.topic);
+        }
+    }
+
+    fn own_topic(&mut self, topic: Topic, now: Now, fx: &mut Effects) -> Arc<TopicRoute> {
+        if let Some(route) = self.own_topics.get(&topic) {
+            return Arc::clone(route);
+        }
+        if self.own_topics.len() >= Self::OWN_TOPICS_MAX {
+            for (_, route) in std::mem::take(&mut self.own_topics) {
+                route.close("it was not used for long", now, fx);
+                self.forget_route(route.number);
+            }
+        }
+        self.route_last += 1;
+        let number = RouteId(self.route_last);
+        let route = TopicRoute::new(number, None, topic.clone(), RouteKind::Topic, &self.tallies);
+        self.fill_subscribers(&route);
+        let route = Arc::new(route);
+        let name = topic.as_str().to_owned();
+        let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), name, _charge: None };
+        self.routes.insert(number, entry);
+        self.own_topics.insert(topic, Arc::clone(&route));
+        route
+    }
+
+    /// The policy of the lowest subscription of a session that wants the topic.
+    fn policy_for(&self, session: SessionId, topic: &Topic) -> Option<EventPolicy> {
+        self.subscriptions
+            .values()
+            .find(|known| known.port.session == session && known.pattern.matches(topic))
+            .map(|known| known.policy)
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &Arc<TopicRoute>> {
+        self.routes.values().filter_map(|entry| match &entry.route {
+            Route::Topic(topic) => Some(topic),
+            _ => None,
+        })
+    }
+
+    /// Topics of the broker that are kept at once.
+    const OWN_TOPICS_MAX: usize = 1_024;
+}

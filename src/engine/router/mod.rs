@@ -1,0 +1,503 @@
+//! Owns every change: who is there, what they serve, who may send where.
+//!
+//! The router makes routes and hands them to sessions; it never sees a payload. What a session asks
+//! for comes as a [`Change`], its end through [`handle_session_ended`](Router::handle_session_ended),
+//! the time through [`handle_timeout`](Router::handle_timeout).
+//!
+//! Invariant: `routes` holds every route that anybody may still use, and each belongs to one live
+//! session, to the broker, or to a channel that is not drained.
+
+mod audit;
+mod change;
+mod events;
+mod names;
+mod plugins;
+mod status;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use change::{Change, ChangeKind};
+
+use self::events::Subscription;
+use self::plugins::{PluginEntry, State};
+use super::effects::{Effects, Now};
+use super::ledger::{Charge, Ledger, Resource};
+use super::port::{Features, NextDeadline, Port, PortSeed, Route, Wake};
+use super::tally::{End, Tallies};
+use super::topic::TopicRoute;
+use crate::error::{Code, Fault, Refusal};
+use crate::id::{PluginId, RouteId, SessionId, Topic};
+use crate::limit;
+use crate::wire::body::{self, Hello, Limits, Role, RouteKind, Shutdown, Welcome};
+use crate::wire::{ContentType, FrameBuilder, Kind};
+
+/// The one owner of names, sessions and subscriptions.
+#[derive(Debug)]
+pub struct Router {
+    settings: RouterSettings,
+    started: Duration,
+    random: u64,
+    ledger: Arc<Ledger>,
+    tallies: Arc<Tallies>,
+    next_deadline: Arc<NextDeadline>,
+    sessions: BTreeMap<SessionId, SessionEntry>,
+    plugins: BTreeMap<PluginId, PluginEntry>,
+    routes: BTreeMap<RouteId, RouteEntry>,
+    by_name: BTreeMap<(SessionId, RouteKind, String), RouteId>,
+    /// Routes by the plugin or service that they lead to.
+    methods_to: BTreeMap<PluginId, Vec<RouteId>>,
+    channels_to: BTreeMap<PluginId, Vec<RouteId>>,
+    subscriptions: BTreeMap<u32, Subscription>,
+    own_topics: BTreeMap<Topic, Arc<TopicRoute>>,
+    dead_letters: VecDeque<DeadLetter>,
+    route_last: u32,
+    subscription_last: u32,
+    client_last: u64,
+    shutting_down: bool,
+}
+
+/// What the embedding side decides.
+#[derive(Clone, Debug)]
+pub struct RouterSettings {
+    /// Name of the broker, for people.
+    pub name: String,
+    /// Seed of the session ids. Log it.
+    pub seed: u64,
+    /// Silence after which a peer is pinged.
+    pub heartbeat: Duration,
+    /// Live sessions at most.
+    pub sessions_max: usize,
+}
+
+#[derive(Debug)]
+struct SessionEntry {
+    port: Arc<Port>,
+    left: Option<String>,
+    _charge: Charge,
+}
+
+#[derive(Debug)]
+struct RouteEntry {
+    route: Route,
+    name: String,
+    _charge: Option<Charge>,
+}
+
+/// Messages that the broker gave up.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// `plugin/channel`.
+    pub channel: String,
+    /// The sending plugin.
+    pub from: String,
+    /// First message id.
+    pub first: u64,
+    /// Last message id.
+    pub last: u64,
+    /// Why.
+    pub cause: String,
+}
+
+impl Router {
+    /// A router without sessions.
+    #[must_use]
+    pub fn new(settings: RouterSettings, now: Now) -> Self {
+        Self {
+            random: settings.seed,
+            settings,
+            started: now.mono,
+            ledger: Arc::default(),
+            tallies: Arc::default(),
+            next_deadline: Arc::default(),
+            sessions: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            methods_to: BTreeMap::new(),
+            channels_to: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            own_topics: BTreeMap::new(),
+            dead_letters: VecDeque::new(),
+            route_last: 0,
+            subscription_last: 0,
+            client_last: 0,
+            shutting_down: false,
+        }
+    }
+
+    /// Lets a peer in, or says why not. The welcome is queued.
+    ///
+    /// `expected` is the only id that is accepted, where the connection was made for one plugin.
+    ///
+    /// # Errors
+    ///
+    /// What the peer is told before its connection is closed.
+    pub fn handle_hello(
+        &mut self,
+        hello: &Hello,
+        expected: Option<&PluginId>,
+        waker: Box<dyn Wake>,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Arc<Port>, Fault> {
+        self.check_admission(hello)?;
+        let plugin = self.choose_id(hello, expected)?;
+        self.remember(&plugin)?;
+        let session = self.next_session();
+        let account = self.ledger.account(&plugin);
+        let charge = account.charge(Resource::Sessions, 1);
+        let entry = self.plugins.get_mut(&plugin).expect("it was remembered just now");
+        entry.incarnation += 1;
+        entry.session = Some(session);
+        entry.role = hello.role;
+        entry.state = State::Connected;
+        entry.registered = false;
+        let offers = |feature: &str| hello.features.iter().any(|offered| offered == feature);
+        let seed = PortSeed {
+            session,
+            plugin: plugin.clone(),
+            incarnation: entry.incarnation,
+            role: hello.role,
+            features: Features { lz4: offers("lz4"), checksum: offers("checksum") },
+            account,
+            tallies: Arc::clone(&self.tallies),
+            next_deadline: Arc::clone(&self.next_deadline),
+            waker,
+        };
+        let port = Arc::new(Port::new(seed, now));
+        self.sessions
+            .insert(session, SessionEntry { port: Arc::clone(&port), left: None, _charge: charge });
+        let welcome = FrameBuilder::new(Kind::WELCOME)
+            .timestamp(now.unix)
+            .content(ContentType::MessagePack)
+            .build(b"", &body::encode(&self.welcome(&port)));
+        port.push_control(welcome, fx);
+        self.publish_state(&plugin, State::Connected, None, now, fx);
+        Ok(port)
+    }
+
+    /// Decides what a session asked for.
+    pub fn handle_change(&mut self, change: Change, now: Now, fx: &mut Effects) {
+        match change {
+            Change::Asked { port, message_id, kind } => {
+                if !self.sessions.contains_key(&port.session) {
+                    return;
+                }
+                if let Err(fault) = self.handle_asked(&port, message_id, kind, now, fx) {
+                    port.push_fault(RouteId::CONTROL, message_id, &fault, now, fx);
+                }
+            }
+            Change::ChannelDrained(channel) => {
+                channel.close("the sender has gone", now, fx);
+                self.forget_route(channel.number);
+            }
+        }
+        fx.finish(now);
+    }
+
+    /// Ends what the session held. Must be called once for every session that was let in.
+    pub fn handle_session_ended(
+        &mut self,
+        session: SessionId,
+        reason: &str,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(entry) = self.sessions.remove(&session) else { return };
+        let port = entry.port;
+        port.kill(reason, fx);
+        let left = entry.left.is_some();
+        let state = if left { State::Left } else { State::Died };
+        let known = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        known.session = None;
+        known.state = state;
+        let services: Vec<PluginId> = known.services.iter().cloned().collect();
+
+        // Callees first, so that no new call reaches the session while its calls are ended.
+        self.refresh_methods(&port.plugin, now, fx);
+        for service in &services {
+            self.refresh_methods(service, now, fx);
+        }
+        self.end_calls_of_callee(&port, now, fx);
+        self.end_calls_of_caller(&port, now, fx);
+        for number in self.channels_to.get(&port.plugin).cloned().unwrap_or_default() {
+            if let Some(Route::Channel(channel)) = self.route(number) {
+                channel.detach(now);
+            }
+        }
+        self.end_subscriptions(&port, now, fx);
+        self.end_routes(&port, now, fx);
+        let reason = entry.left.unwrap_or_else(|| reason.to_owned());
+        self.publish_state(&port.plugin, state, Some(&reason), now, fx);
+        self.forget_client(&port.plugin);
+        self.ledger.prune();
+        fx.finish(now);
+    }
+
+    /// Ends calls whose deadline has passed, gives up messages whose receiver does not come, pings
+    /// silent peers. Gives the moment of the next call of this function.
+    pub fn handle_timeout(&mut self, now: Now, fx: &mut Effects) -> Option<Duration> {
+        let mut next: Option<Duration> = None;
+        let mut next_call: Option<Duration> = None;
+        let mut earlier = |slot: &mut Option<Duration>, at: Duration| {
+            *slot = Some(slot.map_or(at, |known| known.min(at)));
+        };
+        for SessionEntry { port, .. } in self.sessions.values() {
+            let expired = port.calls.lock().remove_expired(now);
+            for (id, call) in expired {
+                call.call_off(id, now, fx);
+                self.tallies.requests.end(End::Expired, 1);
+                port.push_outcome(call.route.number, id, &call.timed_out(), now, fx);
+            }
+            if let Some(at) = port.calls.lock().next_deadline() {
+                earlier(&mut next_call, at);
+            }
+            earlier(&mut next, port.heartbeat(self.settings.heartbeat, now, fx));
+        }
+        let mut letters = Vec::new();
+        for entry in self.routes.values() {
+            let Route::Channel(channel) = &entry.route else { continue };
+            match channel.expires_at() {
+                Some(at) if at <= now.mono => {
+                    letters.extend(channel.give_up("the receiver was absent", now, fx));
+                    if channel.is_finished() {
+                        fx.change(Change::ChannelDrained(Arc::clone(channel)));
+                    }
+                }
+                Some(at) => earlier(&mut next, at),
+                None => (),
+            }
+        }
+        for letter in letters {
+            self.bury(letter, now, fx);
+        }
+        self.next_deadline.set(next_call);
+        if let Some(at) = next_call {
+            earlier(&mut next, at);
+        }
+        fx.finish(now);
+        next
+    }
+
+    /// Tells every peer to finish. New sessions and routes are refused from here on.
+    pub fn handle_shutdown(&mut self, drain: Duration, now: Now, fx: &mut Effects) {
+        self.shutting_down = true;
+        let shutdown = Shutdown {
+            reason: Some("the broker is shutting down".to_owned()),
+            drain_ms: u64::try_from(drain.as_millis()).ok(),
+        };
+        for SessionEntry { port, .. } in self.sessions.values() {
+            self.send_shutdown(port, &shutdown, now, fx);
+        }
+    }
+
+    /// Tells one plugin to finish. Says whether it has a session.
+    pub fn handle_stop(
+        &mut self,
+        plugin: &PluginId,
+        drain: Duration,
+        now: Now,
+        fx: &mut Effects,
+    ) -> bool {
+        let Some(port) = self.live_port(plugin) else { return false };
+        let shutdown = Shutdown {
+            reason: Some("the plugin is being stopped".to_owned()),
+            drain_ms: u64::try_from(drain.as_millis()).ok(),
+        };
+        self.send_shutdown(&port, &shutdown, now, fx);
+        true
+    }
+
+    /// Live sessions.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The shared side of every live session.
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<Port>> {
+        self.sessions.values().map(|entry| &entry.port)
+    }
+
+    /// Whether a plugin has said that it is ready, and serves for the time being.
+    #[must_use]
+    pub fn is_ready(&self, plugin: &PluginId) -> bool {
+        self.plugins.get(plugin).is_some_and(|entry| entry.session.is_some() && entry.was_ready)
+    }
+
+    /// The earliest deadline of a call, for the driver's timer.
+    #[must_use]
+    pub fn next_deadline(&self) -> &Arc<NextDeadline> {
+        &self.next_deadline
+    }
+
+    /// Whether new sessions are refused.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
+    fn handle_asked(
+        &mut self,
+        port: &Arc<Port>,
+        message_id: u64,
+        kind: ChangeKind,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        match kind {
+            ChangeKind::Register(register) => self.register(port, register, now, fx)?,
+            ChangeKind::Unregister(unregister) => self.unregister(port, &unregister, now, fx)?,
+            ChangeKind::Open(open) => {
+                let opened = self.open(port, &open, now, fx)?;
+                port.push_answer(message_id, &opened, now, fx);
+                return Ok(());
+            }
+            ChangeKind::Close(number) => self.close(port, number, now, fx)?,
+            ChangeKind::Subscribe(subscribe) => {
+                let subscribed = self.subscribe(port, &subscribe)?;
+                port.push_answer(message_id, &subscribed, now, fx);
+                return Ok(());
+            }
+            ChangeKind::Unsubscribe(unsubscribe) => {
+                self.unsubscribe(port, unsubscribe.subscription, now, fx)?;
+            }
+            ChangeKind::Query(query) => {
+                let answer = self.query(&query, now)?;
+                port.push_answer(message_id, &answer, now, fx);
+                return Ok(());
+            }
+            ChangeKind::Report(report) => self.note_report(port, report)?,
+            ChangeKind::Signal(signal) => return self.signal(port, signal, now, fx),
+            ChangeKind::Shutdown(shutdown) => {
+                let entry = self.sessions.get_mut(&port.session).expect("checked by the caller");
+                let reason = shutdown.reason.unwrap_or_else(|| "the peer left".to_owned());
+                entry.left = Some(reason.clone());
+                port.drain(&reason, fx);
+                return Ok(());
+            }
+        }
+        port.push_answer(message_id, &body::Empty::default(), now, fx);
+        Ok(())
+    }
+
+    fn check_admission(&self, hello: &Hello) -> Result<(), Fault> {
+        if !hello.versions.contains(&Self::VERSION) {
+            return Err(Fault::new(
+                Code::BadVersion,
+                format!(
+                    "this broker speaks protocol {}, the peer {:?}",
+                    Self::VERSION,
+                    hello.versions
+                ),
+            )
+            .with("supported", vec![Self::VERSION])
+            .with("offered", hello.versions.clone()));
+        }
+        if self.shutting_down {
+            return Err(Fault::new(Code::ShuttingDown, "the broker is shutting down"));
+        }
+        if self.sessions.len() >= self.settings.sessions_max {
+            return Err(Fault::refused(&Refusal {
+                resource: "sessions",
+                holder: "the broker",
+                used: self.sessions.len() as u64,
+                limit: self.settings.sessions_max as u64,
+                blame: "all peers together",
+                retry_after_ms: 1000,
+            }));
+        }
+        Ok(())
+    }
+
+    fn welcome(&self, port: &Port) -> Welcome {
+        let mut features = Vec::new();
+        if port.features.lz4 {
+            features.push("lz4".to_owned());
+        }
+        if port.features.checksum {
+            features.push("checksum".to_owned());
+        }
+        Welcome {
+            version: Self::VERSION,
+            features,
+            session: port.session.0,
+            id: port.plugin.as_str().to_owned(),
+            incarnation: port.incarnation,
+            broker: self.settings.name.clone(),
+            heartbeat_ms: u64::try_from(self.settings.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            limits: Limits {
+                payload_max: limit::PAYLOAD_MAX,
+                message_max: limit::MESSAGE_MAX,
+                requests_max: limit::REQUESTS_MAX,
+                request_bytes_max: limit::REQUEST_BYTES_MAX,
+                routes_max: limit::ROUTES_MAX,
+                subscriptions_max: limit::SUBSCRIPTIONS_MAX,
+            },
+            warnings: Vec::new(),
+        }
+    }
+
+    fn end_calls_of_callee(&self, callee: &Arc<Port>, now: Now, fx: &mut Effects) {
+        // Relaxed: on the path to here the router has taken every lock that a call goes through.
+        if callee.outstanding.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let callers = self.sessions.values().map(|entry| &entry.port).chain([callee]);
+        for caller in callers {
+            let ended = caller.calls.lock().remove_of_callee(callee.session);
+            for (id, call) in ended {
+                self.tallies.requests.end(End::Completed, 1);
+                caller.push_outcome(call.route.number, id, &call.peer_died(), now, fx);
+            }
+        }
+    }
+
+    fn end_calls_of_caller(&self, caller: &Arc<Port>, now: Now, fx: &mut Effects) {
+        let ended = caller.calls.lock().remove_all();
+        for (id, call) in ended {
+            self.tallies.requests.end(End::Cancelled, 1);
+            call.call_off(id, now, fx);
+        }
+    }
+
+    fn send_shutdown(&self, port: &Arc<Port>, shutdown: &Shutdown, now: Now, fx: &mut Effects) {
+        let frame = FrameBuilder::new(Kind::SHUTDOWN)
+            .timestamp(now.unix)
+            .content(ContentType::MessagePack)
+            .build(b"", &body::encode(shutdown));
+        port.push_control(frame, fx);
+    }
+
+    fn route(&self, number: RouteId) -> Option<Route> {
+        self.routes.get(&number).map(|entry| entry.route.clone())
+    }
+
+    fn live_port(&self, plugin: &PluginId) -> Option<Arc<Port>> {
+        let session = self.plugins.get(plugin)?.session?;
+        self.sessions.get(&session).map(|entry| Arc::clone(&entry.port))
+    }
+
+    /// Splitmix64 (Steele, Lea, Flood 2014): a session id need not be secret, only distinct, since a
+    /// frame counts for nothing on any other connection than its session's.
+    fn next_session(&mut self) -> SessionId {
+        loop {
+            self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = self.random;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            let session = SessionId(mixed ^ (mixed >> 31));
+            if session != SessionId::BROKER && !self.sessions.contains_key(&session) {
+                return session;
+            }
+        }
+    }
+
+    /// The protocol version that is spoken.
+    pub const VERSION: u32 = 1;
+}
