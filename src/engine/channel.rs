@@ -101,6 +101,7 @@ impl Channel {
     pub(crate) fn handle_messages(
         self: &Arc<Self>,
         mut run: Run,
+        now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
@@ -123,13 +124,18 @@ impl Channel {
         if run.count > 0 {
             let account = &self.sender.account;
             if account.used(Resource::MessageBytes) > limit::RETAINED_BYTES_MAX {
-                return Err(account.refusal(Resource::MessageBytes, limit::RETAINED_BYTES_MAX));
+                return Err(account
+                    .refusal(Resource::MessageBytes, limit::RETAINED_BYTES_MAX)
+                    .with("expected", expected));
             }
             self.sender.tallies.messages.accept(run.count);
             state.accepted = run.last();
             state.retained_payload += run.payload;
-            if let Some(receiver) = &state.receiver {
-                self.queue(receiver, &run, fx);
+            match &state.receiver {
+                Some(receiver) => self.queue(receiver, &run, fx),
+                // The wait begins with the first message that waits.
+                None if state.retained.is_empty() => state.absent_since = now.mono,
+                None => (),
             }
             let charge = account.charge(Resource::MessageBytes, run.bytes.len() as u64);
             state.retained.push_back(Retained { run, attempts: 0, charge });

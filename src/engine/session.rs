@@ -269,7 +269,7 @@ impl Session {
             (Kind::MESSAGE, Some(Route::Channel(channel)))
                 if channel.sender.session == self.port.session =>
             {
-                channel.handle_messages(run, fx)
+                channel.handle_messages(run, now, fx)
             }
             (Kind::EVENT | Kind::BROADCAST, Some(Route::Topic(topic)))
                 if topic.accepts(kind, self.port.session) =>
