@@ -1,5 +1,7 @@
 //! A message broker for plugins.
 
+#[cfg(feature = "broker")]
+mod broker;
 #[doc(hidden)]
 pub mod engine;
 pub mod error;
@@ -10,6 +12,9 @@ pub mod limit;
 pub mod net;
 mod sys;
 pub mod wire;
+
+#[cfg(feature = "broker")]
+pub use broker::{Broker, BrokerBuilder, BrokerError};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("plugbus runs on Linux only for now: it needs pidfd, memfd and SO_PEERCRED");

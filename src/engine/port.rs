@@ -207,6 +207,18 @@ impl Port {
         }
     }
 
+    /// Whether the session was ended without regard to what is queued.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.outbox.lock().state(), State::Closed(_))
+    }
+
+    /// Whether something waits to be written.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.outbox.lock().is_empty()
+    }
+
     /// Whether the session still takes part.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -1,10 +1,15 @@
 //! Sockets.
 
 #[cfg(feature = "broker")]
+pub(crate) mod buffers;
+pub(crate) mod clock;
+#[cfg(feature = "broker")]
 pub(crate) mod listen;
 #[cfg(feature = "broker")]
 pub(crate) mod socket_directory;
 pub mod socket_path;
+#[cfg(feature = "broker")]
+pub(crate) mod traffic;
 
 #[cfg(feature = "broker")]
 pub use listen::ListenError;

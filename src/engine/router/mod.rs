@@ -33,7 +33,7 @@ use super::topic::TopicRoute;
 use crate::error::{Code, Fault, Refusal};
 use crate::id::{PluginId, RouteId, SessionId, Topic};
 use crate::limit;
-use crate::wire::body::{self, Hello, Limits, Role, RouteKind, Shutdown, Welcome};
+use crate::wire::body::{self, Hello, Limits, RouteKind, Shutdown, Welcome};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
 /// The one owner of names, sessions and subscriptions.
@@ -244,7 +244,7 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Now, fx: &mut Effects) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         let mut next_call: Option<Duration> = None;
-        let mut earlier = |slot: &mut Option<Duration>, at: Duration| {
+        let earlier = |slot: &mut Option<Duration>, at: Duration| {
             *slot = Some(slot.map_or(at, |known| known.min(at)));
         };
         for SessionEntry { port, .. } in self.sessions.values() {

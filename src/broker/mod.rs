@@ -1,0 +1,181 @@
+//! The broker, embedded in an application.
+//!
+//! actix actors around the [engine](crate::engine): one for the listener, one for each session, one for the
+//! router that owns every change. They run on a thread of the broker's own, so that any application
+//! can embed it, whether it runs actix, tokio or neither; the [`Broker`] handle may be used from
+//! everywhere.
+
+mod builder;
+mod error;
+mod listener;
+mod router;
+mod session;
+mod system;
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+pub use builder::BrokerBuilder;
+pub use error::BrokerError;
+
+use self::listener::{Attach, Listener};
+use self::router::{AskPresence, AskStatus, Router, StopPlugin};
+use self::system::{Started, Stop};
+use crate::id::PluginId;
+
+/// A running broker.
+///
+/// Handles are cheap to clone. When the last one is dropped without [`shutdown`](Self::shutdown), every session is
+/// closed at once.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    socket: Option<std::path::PathBuf>,
+    drain: Duration,
+    router: Addr<Router>,
+    listener: Addr<Listener>,
+    version: watch::Receiver<u64>,
+    end: Mutex<Option<(oneshot::Sender<Stop>, oneshot::Receiver<()>)>>,
+}
+
+impl Broker {
+    /// Configures a broker.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::new()
+    }
+
+    fn running(
+        name: String,
+        socket: Option<std::path::PathBuf>,
+        drain: Duration,
+        started: Started,
+    ) -> Self {
+        let Started { router, listener, version, stop, ended } = started;
+        let end = Mutex::new(Some((stop, ended)));
+        Self { inner: Arc::new(Inner { name, socket, drain, router, listener, version, end }) }
+    }
+
+    /// Takes a connection that the host has made for one plugin, as one end of
+    /// [`UnixStream::pair`] whose other end the plugin has. Only that id is let in on it.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running, or the stream cannot be used.
+    pub async fn attach(&self, stream: UnixStream, plugin: PluginId) -> Result<(), BrokerError> {
+        let name = plugin.as_str().to_owned();
+        let attached = self.inner.listener.send(Attach { stream, plugin }).await;
+        attached
+            .map_err(|_gone| BrokerError::NotRunning)?
+            .map_err(|source| BrokerError::Attach { plugin: name, source })
+    }
+
+    /// Waits until a plugin has said that it is ready. Waits for ever for one that never comes, so
+    /// combine it with what else may happen: the end of its process, a timer.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn wait_ready(&self, plugin: &PluginId) -> Result<(), BrokerError> {
+        let mut version = self.inner.version.clone();
+        loop {
+            version.borrow_and_update();
+            let presence = self.ask(AskPresence).await?;
+            if presence.plugins.get(plugin).copied().unwrap_or(false) {
+                return Ok(());
+            }
+            version.changed().await.map_err(|_gone| BrokerError::NotRunning)?;
+        }
+    }
+
+    /// Waits until a plugin has no session.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn wait_gone(&self, plugin: &PluginId) -> Result<(), BrokerError> {
+        let mut version = self.inner.version.clone();
+        loop {
+            version.borrow_and_update();
+            if !self.ask(AskPresence).await?.plugins.contains_key(plugin) {
+                return Ok(());
+            }
+            version.changed().await.map_err(|_gone| BrokerError::NotRunning)?;
+        }
+    }
+
+    /// Asks a plugin to finish what it does and to close its connection. Says whether it has one.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn stop_plugin(
+        &self,
+        plugin: &PluginId,
+        drain: Duration,
+    ) -> Result<bool, BrokerError> {
+        self.ask(StopPlugin { plugin: plugin.clone(), drain }).await
+    }
+
+    /// The figures that `plugbus status` shows, as described in the protocol.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn status(&self) -> Result<serde_json::Value, BrokerError> {
+        Ok(self.ask(AskStatus).await?.0)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Where it listens; `None` when it takes only connections that the host makes.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.inner.socket.as_deref()
+    }
+
+    /// Stops accepting, tells every peer to finish, and returns when the last session has ended or
+    /// the drain timeout has passed; sessions that are left then are closed. The socket is gone
+    /// afterwards. Further calls return at once.
+    pub async fn shutdown(&self) {
+        let end = self.inner.end.lock().take();
+        if let Some((stop, ended)) = end {
+            // An error says that the thread has ended already.
+            let _sent = stop.send(Stop { drain: self.inner.drain });
+            let _ended = ended.await;
+        }
+    }
+
+    async fn ask<M>(&self, mail: M) -> Result<M::Result, BrokerError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        Router: Handler<M>,
+        Context<Router>: actix::dev::ToEnvelope<Router, M>,
+    {
+        self.inner.router.send(mail).await.map_err(|_gone| BrokerError::NotRunning)
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("name", &self.inner.name)
+            .field("socket", &self.inner.socket)
+            .finish_non_exhaustive()
+    }
+}

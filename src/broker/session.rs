@@ -1,0 +1,213 @@
+//! The session actor: the lifecycle of one connection.
+//!
+//! The traffic runs in a task beside the actor ([`net::traffic`](crate::net::traffic)); a panic there ends this
+//! session and no other. The actor is the one place that reports the end.
+
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use super::router::{Admit, Apply, Router, SessionEnded};
+use crate::engine::{self, Change, Port};
+use crate::error::{Code, Fault, FrameError, Refusal};
+use crate::id::PluginId;
+use crate::limit;
+use crate::net::traffic::{self, Changes};
+
+/// One connection, from accept to its end.
+pub(super) struct Session {
+    stream: Option<UnixStream>,
+    expected: Option<PluginId>,
+    shared: Shared,
+    port: Rc<OnceCell<Arc<Port>>>,
+    reason: String,
+}
+
+/// What all sessions of one broker share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) router: Addr<Router>,
+    pub(super) rearm: Arc<Notify>,
+    /// Connections that have not said hello.
+    pub(super) greeting: Rc<Cell<usize>>,
+}
+
+impl Session {
+    pub(super) fn new(stream: UnixStream, expected: Option<PluginId>, shared: Shared) -> Self {
+        Self {
+            stream: Some(stream),
+            expected,
+            shared,
+            port: Rc::default(),
+            reason: "the session failed".to_owned(),
+        }
+    }
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let stream = self.stream.take().expect("an actor starts once");
+        let shared = self.shared.clone();
+        let task = tokio::task::spawn_local(run(
+            stream,
+            self.expected.take(),
+            shared,
+            Rc::clone(&self.port),
+        ));
+        let watch = task.into_actor(self).map(|outcome, session, ctx| {
+            match outcome {
+                Ok(reason) => session.reason = reason,
+                Err(error) => {
+                    log::error!("a session failed: {error}");
+                    session.reason = "internal error of the broker".to_owned();
+                }
+            }
+            ctx.stop();
+        });
+        ctx.spawn(watch);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "one message for each session, so it is bounded")]
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        let Some(port) = self.port.get() else {
+            log::debug!("a connection ended before its hello: {}", self.reason);
+            return;
+        };
+        let reason = port.end().unwrap_or_else(|| self.reason.clone());
+        log::info!("session {} of {} ends: {reason}", port.session, port.plugin);
+        self.shared.router.do_send(SessionEnded { session: port.session, reason });
+    }
+}
+
+impl Changes for Shared {
+    async fn apply(&self, changes: Vec<Change>) {
+        if self.router.send(Apply(changes)).await.is_err() {
+            log::error!("the router has gone");
+        }
+    }
+
+    fn deadline_moved(&self) {
+        self.rearm.notify_one();
+    }
+}
+
+/// Greets, then moves traffic both ways until the session ends. Gives the reason.
+async fn run(
+    stream: UnixStream,
+    expected: Option<PluginId>,
+    shared: Shared,
+    slot: Rc<OnceCell<Arc<Port>>>,
+) -> String {
+    let wake = Arc::new(Notify::new());
+    let mut input = bytes::BytesMut::new();
+    let port = match greet(&stream, expected, &shared, &wake, &mut input).await {
+        Ok(port) => port,
+        Err(Refused { fault: Some(fault), reason }) => {
+            // A peer that does not read its refusal is left to itself.
+            let _late =
+                tokio::time::timeout(REFUSAL_TIMEOUT, traffic::refuse(&stream, &fault)).await;
+            return reason;
+        }
+        Err(Refused { fault: None, reason }) => return reason,
+    };
+    slot.set(Arc::clone(&port)).expect("a session is let in once");
+    let mut session = engine::Session::new(&port);
+    let write = traffic::write(&stream, &port, &wake, &shared);
+    let read = traffic::read(&stream, &mut session, input, &shared);
+    tokio::pin!(write, read);
+    tokio::select! {
+        reason = &mut read => {
+            if port.is_open() {
+                port.kill_quietly(&reason);
+            }
+            // What a leaving peer is still owed goes out, unless it does not read.
+            if tokio::time::timeout(limit::DRAIN_TIMEOUT, &mut write).await.is_err() {
+                port.kill_quietly("the peer does not read");
+            }
+            reason
+        }
+        () = &mut write => port.end().unwrap_or_else(|| "the session ended".to_owned()),
+    }
+}
+
+struct Refused {
+    fault: Option<Fault>,
+    reason: String,
+}
+
+/// Waits for the hello and asks the router.
+async fn greet(
+    stream: &UnixStream,
+    expected: Option<PluginId>,
+    shared: &Shared,
+    wake: &Arc<Notify>,
+    input: &mut bytes::BytesMut,
+) -> Result<Arc<Port>, Refused> {
+    let place = Greeting::enter(&shared.greeting)?;
+    let hello = traffic::read_hello(stream, input);
+    let hello = match tokio::time::timeout(limit::HANDSHAKE_TIMEOUT, hello).await {
+        Ok(Ok(Some(Ok(hello)))) => hello,
+        Ok(Ok(Some(Err(fault)))) => return Err(fault.into()),
+        Ok(Ok(None)) => {
+            return Err(Refused { fault: None, reason: "the peer closed the connection".into() });
+        }
+        Ok(Err(error)) => return Err(Refused { fault: None, reason: error.to_string() }),
+        Err(_elapsed) => {
+            let waited = limit::HANDSHAKE_TIMEOUT.as_millis();
+            let waited = u64::try_from(waited).unwrap_or(u64::MAX);
+            return Err(Fault::from(FrameError::HandshakeTimeout(waited)).into());
+        }
+    };
+    drop(place);
+    let waker = {
+        let wake = Arc::clone(wake);
+        Box::new(move || wake.notify_one())
+    };
+    match shared.router.send(Admit { hello, expected, waker }).await {
+        Ok(admitted) => admitted.map_err(Refused::from),
+        Err(_gone) => Err(Fault::new(Code::ShuttingDown, "the broker is shutting down").into()),
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self { reason: fault.message.clone(), fault: Some(fault) }
+    }
+}
+
+/// A place among those that have not said hello.
+struct Greeting(Rc<Cell<usize>>);
+
+impl Greeting {
+    fn enter(places: &Rc<Cell<usize>>) -> Result<Self, Refused> {
+        if places.get() >= limit::HANDSHAKES_MAX {
+            return Err(Fault::refused(&Refusal {
+                resource: "connections without a hello",
+                holder: "the broker",
+                used: places.get() as u64,
+                limit: limit::HANDSHAKES_MAX as u64,
+                blame: "peers that connect and say nothing",
+                retry_after_ms: 1_000,
+            })
+            .into());
+        }
+        places.set(places.get() + 1);
+        Ok(Self(Rc::clone(places)))
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// How long a refused peer may take to read why.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
