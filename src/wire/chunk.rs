@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::frame::FrameView;
-use super::header::{Flags, Kind};
+use super::header::{ContentType, Flags, Kind};
 use crate::error::{Code, Fault, Refusal};
 use crate::id::RouteId;
 
@@ -57,6 +57,8 @@ pub struct Assembly {
     pub count: u32,
     /// Sum of their bodies.
     pub body_size: u64,
+    /// What the first of them says that they are.
+    pub content_type: ContentType,
 }
 
 impl Assembler {
@@ -142,7 +144,20 @@ impl Assembler {
             return Err(Fault::new(Code::Malformed, "only the first chunk may have an extension"));
         }
         let size = frame.bytes().len() as u64;
-        let assembly = self.unfinished.entry(key).or_default();
+        let content_type = frame.header.flags.content_type();
+        let assembly = self
+            .unfinished
+            .entry(key)
+            .or_insert_with(|| Assembly { content_type, ..Assembly::default() });
+        if assembly.content_type != content_type {
+            return Err(Fault::new(
+                Code::Malformed,
+                format!(
+                    "chunk of content type {content_type:?} in a message of {:?}",
+                    assembly.content_type
+                ),
+            ));
+        }
         let body_size = assembly.body_size + frame.body().len() as u64;
         if body_size > self.message_max {
             return Err(Fault::new(
@@ -220,6 +235,20 @@ mod tests {
         let fault = push(&mut assembler, true, &[0; 10]).unwrap_err();
         assert_eq!(fault.code, Code::TooLarge);
         assert_eq!((assembler.bytes(), assembler.len()), (0, 0), "and is forgotten beyond it");
+    }
+
+    #[test]
+    fn a_change_of_the_content_type_between_chunks_was_accepted() {
+        let mut assembler = Assembler::new(4, 100);
+        assert_eq!(push(&mut assembler, true, b"raw"), Ok(None));
+        let frame = FrameBuilder::new(Kind::MESSAGE)
+            .content(ContentType::Json)
+            .message_id(1)
+            .build(b"", b"1");
+        let frame = scan_frame(&frame, 100).unwrap().unwrap();
+        let fault = assembler.push(ChunkKey::of(&frame), &frame).unwrap_err();
+        assert_eq!(fault.code, Code::Malformed);
+        assert!(assembler.is_empty());
     }
 
     fn push(assembler: &mut Assembler, more: bool, piece: &[u8]) -> Result<Option<Bytes>, Fault> {
