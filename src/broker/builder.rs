@@ -15,6 +15,7 @@ pub struct BrokerBuilder {
     name: String,
     socket: Option<PathBuf>,
     drain: Duration,
+    handshake: Duration,
     heartbeat: Duration,
     sessions_max: usize,
     seed: Option<u64>,
@@ -26,6 +27,7 @@ impl BrokerBuilder {
             name: "plugbus".to_owned(),
             socket: None,
             drain: limit::DRAIN_TIMEOUT,
+            handshake: limit::HANDSHAKE_TIMEOUT,
             heartbeat: limit::HEARTBEAT,
             sessions_max: limit::SESSIONS_MAX,
             seed: None,
@@ -50,6 +52,12 @@ impl BrokerBuilder {
     /// How long [`Broker::shutdown`] waits for sessions to finish. Defaults to 5 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain = timeout;
+        self
+    }
+
+    /// Time that a new connection has for its hello. Defaults to 5 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake = timeout;
         self
     }
 
@@ -78,10 +86,10 @@ impl BrokerBuilder {
     /// When the socket cannot be used or the thread not be started. A failed start leaves nothing
     /// behind.
     pub async fn start(self) -> Result<Broker, BrokerError> {
-        let Self { name, socket, drain, heartbeat, sessions_max, seed } = self;
+        let Self { name, socket, drain, handshake, heartbeat, sessions_max, seed } = self;
         let seed = seed.unwrap_or_else(random_seed);
         let settings = RouterSettings { name: name.clone(), seed, heartbeat, sessions_max };
-        let started = system::start(settings, socket.clone()).await?;
+        let started = system::start(settings, socket.clone(), handshake).await?;
         Ok(Broker::running(name, socket, drain, started))
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) rearm: Arc<Notify>,
     /// Connections that have not said hello.
     pub(super) greeting: Rc<Cell<usize>>,
+    /// Time from connect to a complete hello.
+    pub(super) handshake: Duration,
 }
 
 impl Session {
@@ -152,7 +154,7 @@ async fn greet(
 ) -> Result<Arc<Port>, Refused> {
     let place = Greeting::enter(&shared.greeting)?;
     let hello = traffic::read_hello(stream, input);
-    let hello = match tokio::time::timeout(limit::HANDSHAKE_TIMEOUT, hello).await {
+    let hello = match tokio::time::timeout(shared.handshake, hello).await {
         Ok(Ok(Some(Ok(hello)))) => hello,
         Ok(Ok(Some(Err(fault)))) => return Err(fault.into()),
         Ok(Ok(None)) => {
@@ -160,7 +162,7 @@ async fn greet(
         }
         Ok(Err(error)) => return Err(Refused { fault: None, reason: error.to_string() }),
         Err(_elapsed) => {
-            let waited = limit::HANDSHAKE_TIMEOUT.as_millis();
+            let waited = shared.handshake.as_millis();
             let waited = u64::try_from(waited).unwrap_or(u64::MAX);
             return Err(Fault::from(FrameError::HandshakeTimeout(waited)).into());
         }

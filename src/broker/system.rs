@@ -41,6 +41,7 @@ pub(super) struct Stop {
 pub(super) async fn start(
     settings: RouterSettings,
     socket: Option<PathBuf>,
+    handshake: Duration,
 ) -> Result<Started, BrokerError> {
     let (report, reported) = oneshot::channel();
     let (end, ended) = oneshot::channel();
@@ -48,7 +49,7 @@ pub(super) async fn start(
         .name(format!("plugbus-{}", settings.name))
         .spawn(move || {
             let system = System::new();
-            system.block_on(run(settings, socket, report));
+            system.block_on(run(settings, socket, handshake, report));
             // Whoever waits may have stopped waiting.
             let _nobody_waits = end.send(());
         })
@@ -65,7 +66,12 @@ type Report = oneshot::Sender<
     >,
 >;
 
-async fn run(settings: RouterSettings, socket: Option<PathBuf>, report: Report) {
+async fn run(
+    settings: RouterSettings,
+    socket: Option<PathBuf>,
+    handshake: Duration,
+    report: Report,
+) {
     let socket = match socket.map(|path| bind(&path)).transpose() {
         Ok(socket) => socket,
         Err(error) => {
@@ -82,6 +88,7 @@ async fn run(settings: RouterSettings, socket: Option<PathBuf>, report: Report) 
         router: router.clone(),
         rearm: Arc::clone(&rearm),
         greeting: Rc::new(Cell::new(0)),
+        handshake,
     };
     let listener = Listener::new(socket, shared).start();
     let timer = tokio::task::spawn_local(keep_time(router.clone(), rearm));

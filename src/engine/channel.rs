@@ -152,7 +152,7 @@ impl Channel {
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
-        if !state.receiver.as_ref().is_some_and(|port| port.session == receiver) {
+        if state.receiver.as_ref().is_none_or(|port| port.session != receiver) {
             return Err(Fault::new(
                 Code::BadAck,
                 format!("this session is not the receiver of route {}", self.number),
@@ -324,12 +324,6 @@ impl Channel {
         let state = self.state.lock();
         let bytes = state.retained.iter().map(|retained| retained.charge.amount()).sum();
         (state.accepted - state.settled, bytes)
-    }
-
-    /// Whether messages have been handed over that are not acknowledged.
-    pub(crate) fn has_unanswered(&self) -> bool {
-        let state = self.state.lock();
-        state.receiver.is_some() && state.handed > state.settled
     }
 
     /// `plugin/channel`.

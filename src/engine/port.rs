@@ -310,10 +310,6 @@ impl RouteTable {
     pub(crate) fn may_have_ended(&self, number: RouteId) -> bool {
         number <= self.highest
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.values()
-    }
 }
 
 impl Default for NextDeadline {

@@ -263,6 +263,13 @@ impl RawPeer {
         fault
     }
 
+    /// As [`ping`](Self::ping), with other frames before the answer.
+    pub fn ping_past_errors(&mut self) {
+        let ping = self.builder(Kind::PING).message_id(78).build(b"", b"hello?");
+        self.send(&ping);
+        self.frame_of(Kind::PONG);
+    }
+
     /// Shows that the session is alive, and that everything sent before has been handled.
     #[track_caller]
     pub fn ping(&mut self) {

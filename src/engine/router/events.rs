@@ -229,8 +229,7 @@ impl Router {
         let route = TopicRoute::new(number, None, topic.clone(), RouteKind::Topic, &self.tallies);
         self.fill_subscribers(&route);
         let route = Arc::new(route);
-        let name = topic.as_str().to_owned();
-        let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), name, _charge: None };
+        let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), _charge: None };
         self.routes.insert(number, entry);
         self.own_topics.insert(topic, Arc::clone(&route));
         route

@@ -84,7 +84,6 @@ struct SessionEntry {
 #[derive(Debug)]
 struct RouteEntry {
     route: Route,
-    name: String,
     _charge: Option<Charge>,
 }
 

@@ -47,8 +47,7 @@ impl Router {
         };
         self.route_last += 1;
         port.routes.lock().insert(number, route.clone());
-        let name = open.name.clone();
-        self.routes.insert(number, RouteEntry { route, name, _charge: Some(charge) });
+        self.routes.insert(number, RouteEntry { route, _charge: Some(charge) });
         self.by_name.insert(key, number);
         Ok(opened(number, open.kind))
     }
