@@ -10,6 +10,7 @@ pub mod host;
 pub mod id;
 pub mod limit;
 pub mod net;
+pub mod peer;
 mod sys;
 pub mod wire;
 

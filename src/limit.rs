@@ -90,6 +90,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline of a call that names none.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a peer waits beyond a call's deadline for the broker's word, which knows more, before
+/// it gives the outcome itself.
+pub const CALL_GRACE: Duration = Duration::from_millis(500);
+
 /// How long messages wait for an absent receiver.
 pub const ABSENT_TIMEOUT: Duration = Duration::from_secs(60);
 
