@@ -80,7 +80,10 @@ impl From<FrameError> for Fault {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $status:literal, $category:ident;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $variant:ident = $number:literal, $name:literal, $status:literal, $category:ident;
+    )*) => {
         /// Stable number of an error. Retired codes stay retired.
         #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
         #[non_exhaustive]

@@ -80,19 +80,25 @@ macro_rules! name {
 name! {
     /// An addressable participant, or a service that several of them serve.
     PluginId, "plugin id", "a lower-case letter, then up to 62 of a-z, 0-9 and -",
-    |text| word(text, 63, |byte| byte.is_ascii_lowercase(), |byte| lower_or_digit(byte) || byte == b'-')
+    |text| word(text, 63, |byte| byte.is_ascii_lowercase(), |byte| {
+        lower_or_digit(byte) || byte == b'-'
+    })
 }
 
 name! {
     /// What a plugin serves.
     MethodName, "method name", "a lower-case letter or _, then up to 62 of a-z, 0-9 and _",
-    |text| word(text, 63, |byte| byte.is_ascii_lowercase() || byte == b'_', |byte| lower_or_digit(byte) || byte == b'_')
+    |text| word(text, 63, |byte| byte.is_ascii_lowercase() || byte == b'_', |byte| {
+        lower_or_digit(byte) || byte == b'_'
+    })
 }
 
 name! {
     /// An ordered stream into one plugin.
     ChannelName, "channel name", "a lower-case letter, then up to 62 of a-z, 0-9, _ and -",
-    |text| word(text, 63, |byte| byte.is_ascii_lowercase(), |byte| lower_or_digit(byte) || byte == b'_' || byte == b'-')
+    |text| word(text, 63, |byte| byte.is_ascii_lowercase(), |byte| {
+        lower_or_digit(byte) || byte == b'_' || byte == b'-'
+    })
 }
 
 name! {

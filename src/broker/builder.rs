@@ -42,8 +42,8 @@ impl BrokerBuilder {
 
     /// Where external plugins and clients connect. Without this the broker takes only the
     /// connections that the host makes. The directory must belong to the user with mode 0700; it is
-    /// made if it is not there. The socket of a broker that has died is replaced, that of a live one
-    /// is left alone.
+    /// made if it is not there. The socket of a broker that has died is replaced, that of a live
+    /// one is left alone.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
         self

@@ -1,9 +1,9 @@
 //! The broker, embedded in an application.
 //!
-//! actix actors around the [engine](crate::engine): one for the listener, one for each session, one for the
-//! router that owns every change. They run on a thread of the broker's own, so that any application
-//! can embed it, whether it runs actix, tokio or neither; the [`Broker`] handle may be used from
-//! everywhere.
+//! actix actors around the [engine](crate::engine): one for the listener, one for each session, one
+//! for the router that owns every change. They run on a thread of the broker's own, so that any
+//! application can embed it, whether it runs actix, tokio or neither; the [`Broker`] handle may be
+//! used from everywhere.
 
 mod builder;
 mod error;
@@ -32,8 +32,8 @@ use crate::id::PluginId;
 
 /// A running broker.
 ///
-/// Handles are cheap to clone. When the last one is dropped without [`shutdown`](Self::shutdown), every session is
-/// closed at once.
+/// Handles are cheap to clone. When the last one is dropped without [`shutdown`](Self::shutdown),
+/// every session is closed at once.
 #[derive(Clone)]
 pub struct Broker {
     inner: Arc<Inner>,

@@ -1,8 +1,8 @@
 //! The router actor: a mailbox around [`engine::Router`](crate::engine::Router).
 //!
-//! Only changes come here (hello, register, open, subscribe, the end of a session); messages go from
-//! a session's read task straight into outboxes. A session has at most one mail under way, so that
-//! the mailbox is bounded by the number of sessions.
+//! Only changes come here (hello, register, open, subscribe, the end of a session); messages go
+//! from a session's read task straight into outboxes. A session has at most one mail under way, so
+//! that the mailbox is bounded by the number of sessions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The session actor: the lifecycle of one connection.
 //!
-//! The traffic runs in a task beside the actor ([`net::traffic`](crate::net::traffic)); a panic there ends this
-//! session and no other. The actor is the one place that reports the end.
+//! The traffic runs in a task beside the actor ([`net::traffic`](crate::net::traffic)); a panic
+//! there ends this session and no other. The actor is the one place that reports the end.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;

@@ -4,6 +4,8 @@
 //! gets it again. The sender may have one window of unsettled messages; that window is all that a
 //! slow or absent receiver costs.
 //!
+//! The file is longer than most: everything that one lock guards stands in one place.
+//!
 //! Invariants: `settled <= accepted`, `retained` holds exactly the messages in between, and
 //! `settled <= handed <= accepted` while a receiver is there.
 

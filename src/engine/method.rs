@@ -1,5 +1,8 @@
 //! The route of one caller to one method: chooses the callee, passes requests on, passes answers
 //! back.
+//!
+//! The file is longer than most: the ways in which a call can end meet in it, so that each call is
+//! seen to end once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -231,8 +234,8 @@ impl MethodRoute {
         }
     }
 
-    /// Checks one request and opens its call. `ahead` bytes of the same run are accepted already but
-    /// not yet queued.
+    /// Checks one request and opens its call. `ahead` bytes of the same run are accepted already
+    /// but not yet queued.
     fn accept(
         self: &Arc<Self>,
         message: &Bytes,

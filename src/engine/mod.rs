@@ -1,13 +1,13 @@
 //! Every decision of the broker, without I/O, tasks or clock.
 //!
 //! The engine is made of small machines. A [`Session`] takes what one peer sends and hands runs of
-//! frames to *routes*: a [`MethodRoute`], a [`Channel`] or a [`TopicRoute`], each behind a short lock of its
-//! own. Routes put runs into the outboxes of other sessions, which are reached through their
-//! [`Port`]. The [`Router`] owns names, registrations and subscriptions; it makes routes and never
-//! sees a payload. What is left to do for the driver is collected in [`Effects`].
+//! frames to *routes*: a [`MethodRoute`], a [`Channel`] or a [`TopicRoute`], each behind a short
+//! lock of its own. Routes put runs into the outboxes of other sessions, which are reached through
+//! their [`Port`]. The [`Router`] owns names, registrations and subscriptions; it makes routes and
+//! never sees a payload. What is left to do for the driver is collected in [`Effects`].
 //!
-//! The driver is the actix shell in `broker`, or the simulator in [`sim`]: both call the same functions.
-//! The time is an argument ([`Now`]); random session ids come from a seed.
+//! The driver is the actix shell in `broker`, or the simulator in [`sim`]: both call the same
+//! functions. The time is an argument ([`Now`]); random session ids come from a seed.
 
 #![forbid(unsafe_code)]
 

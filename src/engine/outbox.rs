@@ -8,6 +8,9 @@
 //! The unit is the run: consecutive frames of one route, one slice, one entry. Only shedding looks
 //! inside a run.
 //!
+//! The file is longer than most: both lanes share the counters, and shedding has to see all of
+//! them.
+//!
 //! Invariant: the counters are the sums over the entries.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

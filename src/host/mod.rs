@@ -1,7 +1,7 @@
 //! Plugin processes: what starts them, what they print, how they end.
 //!
-//! `docs/decisions/0003-spawning-from-an-embedding-application.md` says why they are started the way
-//! they are.
+//! `docs/decisions/0003-spawning-from-an-embedding-application.md` says why they are started the
+//! way they are.
 
 mod exit;
 mod output;

@@ -1,9 +1,9 @@
 //! Finds the program of a plugin, and says why it cannot be executed.
 //!
 //! What the system says is an error number: "no such file" stands for a missing program, a missing
-//! interpreter and a missing loader alike. Files are looked at for the words only; whether a program
-//! can be executed is found out by executing it, except where the C library would hand what the
-//! system refuses to a shell.
+//! interpreter and a missing loader alike. Files are looked at for the words only; whether a
+//! program can be executed is found out by executing it, except where the C library would hand what
+//! the system refuses to a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -52,7 +52,11 @@ pub enum ProgramError {
         owner: u32,
     },
     /// The first line of a script names something that is not there.
-    #[error("{} wants {interpreter:?} to run it, which does not exist{}", path.display(), carriage_return_hint(interpreter))]
+    #[error(
+        "{} wants {interpreter:?} to run it, which does not exist{}",
+        path.display(),
+        carriage_return_hint(interpreter)
+    )]
     NoInterpreter {
         /// The script.
         path: PathBuf,
@@ -71,7 +75,11 @@ pub enum ProgramError {
         loader: String,
     },
     /// A program for other processors.
-    #[error("{} is a program for {found}, this machine is {}", path.display(), std::env::consts::ARCH)]
+    #[error(
+        "{} is a program for {found}, this machine is {}",
+        path.display(),
+        std::env::consts::ARCH
+    )]
     WrongArchitecture {
         /// The program.
         path: PathBuf,

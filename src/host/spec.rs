@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// A plugin that runs as a child process of the host.
 ///
 /// It inherits the host's environment. Added are `PLUGBUS_FD` and `PLUGBUS_ID`, and
-/// `PYTHONUNBUFFERED=1` unless it is set, so that what a Python plugin prints is seen when it prints
-/// it; `PLUGBUS_SOCKET` is removed, because the plugin is connected already.
+/// `PYTHONUNBUFFERED=1` unless it is set, so that what a Python plugin prints is seen when it
+/// prints it; `PLUGBUS_SOCKET` is removed, because the plugin is connected already.
 #[derive(Clone, Debug)]
 #[must_use = "a specification does nothing until it is started"]
 pub struct PluginSpec {

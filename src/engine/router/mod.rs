@@ -1,8 +1,12 @@
 //! Owns every change: who is there, what they serve, who may send where.
 //!
 //! The router makes routes and hands them to sessions; it never sees a payload. What a session asks
-//! for comes as a [`Change`], its end through [`handle_session_ended`](Router::handle_session_ended),
-//! the time through [`handle_timeout`](Router::handle_timeout).
+//! for comes as a [`Change`], its end through
+//! [`handle_session_ended`](Router::handle_session_ended), the time through
+//! [`handle_timeout`](Router::handle_timeout).
+//!
+//! The file is longer than most: it lists every change that the router makes; how each is decided
+//! stands in the modules below it.
 //!
 //! Invariant: `routes` holds every route that anybody may still use, and each belongs to one live
 //! session, to the broker, or to a channel that is not drained.
@@ -482,8 +486,8 @@ impl Router {
         self.sessions.get(&session).map(|entry| Arc::clone(&entry.port))
     }
 
-    /// Splitmix64 (Steele, Lea, Flood 2014): a session id need not be secret, only distinct, since a
-    /// frame counts for nothing on any other connection than its session's.
+    /// Splitmix64 (Steele, Lea, Flood 2014): a session id need not be secret, only distinct, since
+    /// a frame counts for nothing on any other connection than its session's.
     fn next_session(&mut self) -> SessionId {
         loop {
             self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);

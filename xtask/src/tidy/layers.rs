@@ -1,5 +1,5 @@
 //! Imports point down only, and what is special about a layer stays in it: unsafe code in `sys` and
-//! `shm`, feature gates in `lib.rs`.
+//! `shm`, feature gates where modules are listed.
 
 use super::Finding;
 use super::imports::{imports, module_of};
@@ -14,9 +14,9 @@ struct Layer {
 
 /// Bottom to top. `docs/architecture.md` says what each of them is for.
 const LAYERS: [Layer; 14] = [
-    Layer { name: "id", imports: &[] },
-    Layer { name: "limit", imports: &["id"] },
-    Layer { name: "error", imports: &["id", "limit"] },
+    Layer { name: "limit", imports: &[] },
+    Layer { name: "error", imports: &["limit"] },
+    Layer { name: "id", imports: &["limit", "error"] },
     Layer { name: "wire", imports: &["id", "limit", "error"] },
     // The two ends of a connection agree through `wire` alone, as ends in two languages have to.
     Layer { name: "engine", imports: &["id", "limit", "error", "wire"] },
@@ -106,8 +106,8 @@ fn check_unsafe(file: &File, source: &Source, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A gate is an attribute on a `mod` or a `pub use` of `lib.rs`, so that a feature adds API and
-/// changes nothing else.
+/// A gate is an attribute on a `mod` or a `pub use` of `lib.rs`, or of a layer's `mod.rs` where
+/// several features share the layer. So a feature adds modules and changes nothing else.
 fn check_features(file: &File, source: &Source, findings: &mut Vec<Finding>) {
     let tokens = &source.tokens;
     for (index, token) in tokens.iter().enumerate() {
@@ -123,10 +123,12 @@ fn check_features(file: &File, source: &Source, findings: &mut Vec<Finding>) {
             continue;
         }
         let is_attribute = token.text == "cfg" && index >= 2 && tokens[index - 1].text == "[";
-        if file.path == "src/lib.rs" && is_attribute && is_gated_item(&tokens[end + 1..]) {
+        let lists_modules = module_of(&file.path).len() <= 1;
+        if lists_modules && is_attribute && is_gated_item(&tokens[end + 1..]) {
             continue;
         }
-        let message = "feature gates stand on `mod` and `pub use` lines of src/lib.rs only";
+        let message = "feature gates stand on `mod` and `pub use` lines only, in src/lib.rs or in \
+                       the file of a layer";
         findings.push(Finding::new(&file.path, token.line, message));
     }
 }
@@ -157,6 +159,7 @@ mod tests {
         let cases = [
             ("src/wire/frame.rs", "use crate::engine::X;", true),
             ("src/wire/frame.rs", "use crate::error::X;", false),
+            ("src/error.rs", "use crate::id::X;", true),
             ("src/wire/frame.rs", "use super::super::engine::X;", true),
             ("src/engine/route.rs", "use crate::peer::X;", true),
             ("src/engine/sim/plugin.rs", "use crate::peer::X;", false),
@@ -195,7 +198,9 @@ mod tests {
             ("src/lib.rs", "mod broker;", false),
             ("src/lib.rs", "pub use broker::Broker;", false),
             ("src/lib.rs", "fn f() {}", true),
-            ("src/broker/mod.rs", "mod router;", true),
+            ("src/net/mod.rs", "pub(crate) mod listen;", false),
+            ("src/net/mod.rs", "fn f() {}", true),
+            ("src/broker/router/mod.rs", "mod names;", true),
         ];
         for (path, item, is_wrong) in cases {
             let text = format!("{gate}\n{item}");

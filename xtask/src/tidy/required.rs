@@ -20,7 +20,7 @@ const REQUIRED: [(&str, &str); 11] = [
     ("docs/decisions/README.md", "Cargo.toml"),
     ("docs/style.md", "Cargo.toml"),
     ("docs/protocol/CHANGES.md", "src/wire"),
-    ("docs/protocol/names.md", "src/wire"),
+    ("docs/protocol/names.md", "src/cli"),
     ("docs/protocol/spec.md", "src/wire"),
     ("README.md", "src/cli"),
     ("docs/architecture.md", "src/cli"),
