@@ -1,4 +1,6 @@
 //! What the owner of a peer wants sent.
+//!
+//! The file is longer than most: one function for each thing that a peer can be told to do.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Bytes from the socket, and what each frame in them means.
+//!
+//! The file is longer than most: one function for each type of frame that a broker may send.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -40,8 +40,8 @@ fn a_refused_hello_says_why() {
     assert!(!side.peer.is_ready());
 }
 
-/// However the kernel chops the stream, the events are the same: every seventh first cut, with every
-/// second one.
+/// However the kernel chops the stream, the events are the same: every seventh first cut, with
+/// every second one.
 #[test]
 fn cuts_do_not_change_events() {
     let stream = [
