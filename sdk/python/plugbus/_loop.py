@@ -80,6 +80,7 @@ class Connection:
         self._blocked = False  # … who waits until the socket takes more.
         self._rest: memoryview | None = None
         self._broken = False
+        self._closing = False  # The writer closes the socket, when he is done with it.
         self._flushed = 0.0
         self._woken = False
         self._ticking = False
@@ -140,9 +141,11 @@ class Connection:
             self._leaving = True
             self.peer.notice(_wire.SHUTDOWN, {"reason": reason})
             mine = self._claim(False)
+            self._wake()
         if mine:
             self._drain()
-        self._wake()
+            with self._lock:
+                self._wake()
         if threading.current_thread() is not self._thread:
             self.ended.wait(timeout)
             self._abort()
@@ -278,6 +281,8 @@ class Connection:
                         peer.out_size = 0
                         self._writing = False
                         self._flushed = time.monotonic()
+                        if self._closing:
+                            self._sock.close()
                         return
                     peer.out = []
                     peer.out_size = 0
@@ -302,6 +307,7 @@ class Connection:
             self._rest = None
 
     def _wake(self) -> None:
+        """Wakes the reader's thread. Only under the lock, so that the pipe is still there."""
         if self._woken:
             return
         self._woken = True
@@ -337,7 +343,6 @@ class Connection:
             timeout = STARTED_AFTER * 1000 if self._ticking else None
             for descriptor, mask in poller.poll(timeout):
                 if descriptor == self._wake_read:
-                    self._woken = False
                     os.read(descriptor, 64)
                     self._handle_wake()
                     continue
@@ -385,6 +390,8 @@ class Connection:
 
     def _handle_wake(self) -> None:
         with self._lock:
+            # After the pipe was emptied: whoever wakes this thread from here on writes again.
+            self._woken = False
             mine = self._deferred
             self._deferred = False
         if mine:
@@ -426,8 +433,14 @@ class Connection:
             pass
 
     def _release(self) -> None:
-        self._sock.close()
+        """Closes everything; nobody may be left with the number of a descriptor that is reused."""
+        self._abort()
         with self._lock:
+            self._broken = True
+            if self._writing and not self._deferred and not self._blocked:
+                self._closing = True
+            else:
+                self._sock.close()
             self._woken = True  # From here on nobody writes to the pipe.
             os.close(self._wake_read)
             os.close(self._wake_write)

@@ -26,8 +26,6 @@ from ._errors import (
 )
 from ._wire import Frame
 
-PARTIAL_COUNT_MAX = 64  # Unfinished chunked messages, by the protocol.
-
 Action = tuple[Any, ...]
 
 
@@ -250,8 +248,7 @@ class Peer:
         self._backlog: deque[Call] = deque()
         self._out_routes: dict[tuple[str, str], OutRoute] = {}
         self._out_numbers: dict[int, OutRoute] = {}
-        self._partial: dict[tuple[int, int, int, int], tuple[Frame, list[bytes]]] = {}
-        self._partial_size = 0
+        self._chunks = _wire.Chunks(self.message_max)
         self._runs: dict[int, list[Frame]] = {}
 
     # --- Handshake -------------------------------------------------------------------------
@@ -260,7 +257,7 @@ class Peer:
         """Sends the hello. The next frame to come must go to `handle_welcome`."""
         features = ["checksum"] if self._wants_checksum else []
         body = _msgpack.pack({"versions": [1], "features": features, **hello})
-        self._write(_wire.HELLO, 0, 0, 0, _wire.MAGIC + body)
+        self._write(_wire.HELLO, 0, 0, self._id(), _wire.MAGIC + body)
 
     def handle_welcome(self, frame: Frame) -> None:
         """Takes the answer to the hello. Raises the broker's error if that is what it is."""
@@ -283,6 +280,7 @@ class Peer:
         if isinstance(limits, dict):
             self.payload_max = _whole(limits.get("payload_max")) or self.payload_max
             self.message_max = _whole(limits.get("message_max")) or self.message_max
+            self._chunks.message_max = self.message_max
             self._requests_max = _whole(limits.get("requests_max")) or self._requests_max
             self._request_bytes_max = (
                 _whole(limits.get("request_bytes_max")) or self._request_bytes_max
@@ -298,12 +296,12 @@ class Peer:
         message_id = self._id()
         reply.message_id = message_id
         self._pending[message_id] = reply
-        self._write(kind, _msgpack_flag, 0, message_id, _msgpack.pack(body))
+        self._write(kind, 0, 0, message_id, _msgpack.pack(body))
 
     def notice(self, kind: int, body: Mapping[str, Any]) -> None:
         """Sends a control frame that nobody answers: signal, shutdown."""
         if not self.lost:
-            self._write(kind, _msgpack_flag, 0, self._id(), _msgpack.pack(body))
+            self._write(kind, 0, 0, self._id(), _msgpack.pack(body))
 
     def call(self, call: Call) -> None:
         """Sends a request as soon as its route is open and the broker takes another one."""
@@ -440,10 +438,11 @@ class Peer:
         if kind == _wire.ERROR and len(body) + 8 > self.payload_max:
             error = ProtocolError("the error is too large to be sent", code=11005)
             body = _msgpack.pack(error.body())
+        content = _msgpack_flag if kind == _wire.RESPONSE else 0
         self._push(
             _wire.encode_chunks(
                 kind,
-                self._flags | _msgpack_flag,
+                self._flags | content,
                 call.route.number,
                 call.message_id,
                 self.session,
@@ -487,7 +486,7 @@ class Peer:
         for frame in frames:
             kind = frame[0]
             flags = frame[1]
-            if kind == 26 and not flags & 0xFF and not self._partial:
+            if kind == 26 and not flags & 0xFF and not self._chunks.unfinished:
                 # Messages come in long runs on one route; a run costs one look-up.
                 if frame[2] == last_route and run is not None:
                     run.append(frame)
@@ -533,8 +532,8 @@ class Peer:
         error = _wire.objection(kind, flags)
         if error:
             raise error
-        if flags & _wire.MORE or self._partial:
-            joined = self._join(frame)
+        if flags & _wire.MORE or self._chunks.unfinished:
+            joined = self._chunks.join(frame)
             if joined is None:
                 return
             frame = joined
@@ -622,7 +621,7 @@ class Peer:
         route = self._out_numbers.get(number)
         if route is not None and route.kind != "method":
             # A message was not accepted, so those after it are out of sequence: start afresh.
-            self._write(_wire.CLOSE, _msgpack_flag, number, self._id(), b"\x80")
+            self._write(_wire.CLOSE, 0, number, self._id(), b"\x80")
             self._drop(route, error)
             text = f"{route.kind} {route.name}: message {message_id} was refused: {error.message}"
             self.actions.append(("warn", text))
@@ -714,41 +713,6 @@ class Peer:
             self.actions.append(("batch", route, run))
         run.append(frame)
         return run
-
-    def _join(self, frame: Frame) -> Frame | None:
-        kind, flags, number, message_id, session, stamp, extension, body = frame
-        key = (kind, number, message_id, session)
-        found = self._partial.get(key)
-        if found is None:
-            if not flags & _wire.MORE:
-                return frame
-            if len(self._partial) >= PARTIAL_COUNT_MAX:
-                raise ProtocolError("too many unfinished messages", code=10007)
-            found = self._partial[key] = (frame, [])
-        elif flags & _wire.EXTENDED:
-            raise ProtocolError("only the first chunk may have an extension", code=11007)
-        self._partial_size += len(body)
-        found[1].append(body)
-        if self._partial_size > self.message_max:
-            del self._partial[key]
-            self._partial_size -= sum(map(len, found[1]))
-            raise ProtocolError(f"a message is over {self.message_max} bytes", code=11005)
-        if flags & _wire.MORE:
-            return None
-        del self._partial[key]
-        first, pieces = found
-        whole = b"".join(pieces)
-        self._partial_size -= len(whole)
-        return (
-            kind,
-            first[1] & ~_wire.MORE,
-            number,
-            message_id,
-            session,
-            first[5],
-            first[6],
-            whole,
-        )
 
     # --- Inside ----------------------------------------------------------------------------
 
@@ -892,11 +856,11 @@ class Peer:
         self.actions.append(("warn", f"frame type {frame[0]} on route {frame[2]}: {error.message}"))
         if frame[0] != _wire.ERROR and not self.lost:
             body = _msgpack.pack(error.body())
-            self._write(_wire.ERROR, _msgpack_flag, frame[2], frame[3], body)
+            self._write(_wire.ERROR, 0, frame[2], frame[3], body)
 
     def refuse_stream(self, error: ProtocolError) -> None:
         """Says why the stream is about to be closed from this side."""
-        self._write(_wire.ERROR, _msgpack_flag, 0, 0, _msgpack.pack(error.body()))
+        self._write(_wire.ERROR, 0, 0, 0, _msgpack.pack(error.body()))
 
     def _id(self) -> int:
         self._next_id += 1

@@ -86,24 +86,16 @@ class Plugin(Endpoint, LaneHost):
         expected = os.environ.get("PLUGBUS_ID")
         if self._inherited is not None:
             os.environ.pop("PLUGBUS_ID", None)
-        if id is None:
-            id = expected
-        if id is None:
-            raise ValueError("a plugin needs an id: plugbus.Plugin('hello')")
-        if expected is not None and id != expected:
-            raise HandshakeRefused(
-                f"the plugin calls itself `{id}`, but the broker expects `{expected}`",
-                code=12002,
-                details={"id": id, "expected": expected},
-            )
-        _check_name(_ID, "plugin id", id)
-        for service in services:
-            _check_name(_ID, "service", service)
+        try:
+            self._id = _checked_id(id, expected, services)
+        except BaseException:
+            if self._inherited is not None:
+                self._inherited.close()
+            raise
         self.pool = Pool(min(32, (os.cpu_count() or 1) + 4) if threads is None else threads)
         self.leaving = False
         #: How many handlers of messages and events raised so far.
         self.failures = 0
-        self._id = id
         self._drain_time = drain
         self._checksum = checksum
         self._services = list(services)
@@ -624,6 +616,23 @@ def _ignore(message: Message) -> None:
 
 def _takes_argument(function: Callable[..., Any]) -> bool:
     return bool(inspect.signature(function).parameters)
+
+
+def _checked_id(id: str | None, expected: str | None, services: tuple[str, ...]) -> str:
+    if id is None:
+        id = expected
+    if id is None:
+        raise ValueError("a plugin needs an id: plugbus.Plugin('hello')")
+    if expected is not None and id != expected:
+        raise HandshakeRefused(
+            f"the plugin calls itself `{id}`, but the broker expects `{expected}`",
+            code=12002,
+            details={"id": id, "expected": expected},
+        )
+    _check_name(_ID, "plugin id", id)
+    for service in services:
+        _check_name(_ID, "service", service)
+    return id
 
 
 def _check_name(grammar: re.Pattern[str], kind: str, name: str) -> None:

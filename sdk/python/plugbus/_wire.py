@@ -103,19 +103,15 @@ class Decoder:
             if flags not in _PLAIN:
                 if flags & _RESERVED or (flags >> CONTENT_SHIFT) > TEXT:
                     break
+                extension_size = EXTENSION_SIZES.get(kind, 0) if flags & EXTENDED else 0
+                if length < extension_size:
+                    break
                 if size < end + TRAILER_SIZE:
                     need = end + TRAILER_SIZE - at
                     break
-                if not self._checked(data, at, end, kind, flags):
+                if not self._checked(data, at, end, flags):
                     return frames
-                body = start
-                if flags & EXTENDED:
-                    body += EXTENSION_SIZES.get(kind, 0)
-                    if body > end:
-                        self._fail(
-                            11007, f"payload of {length} bytes is shorter than its extension"
-                        )
-                        return frames
+                body = start + extension_size
                 extension = data[start:body]
                 append((kind, flags, route, message_id, session, stamp, extension, data[body:end]))
             else:
@@ -140,15 +136,17 @@ class Decoder:
         if data[at] != DIALECT:
             self._fail(11001, f"frame starts with {data[at]:#04x} instead of 0x01")
         elif len(data) - at >= HEADER_SIZE:
-            _, _, flags, _, _, _, _, length = HEADER.unpack_from(data, at)
+            _, kind, flags, _, _, _, _, length = HEADER.unpack_from(data, at)
             if length > self.payload_max:
                 self._fail(11005, f"payload of {length} bytes is over {self.payload_max}")
             elif flags & _RESERVED:
                 self._fail(11004, f"reserved flag bits {flags & _RESERVED:#06x} are set")
             elif (flags >> CONTENT_SHIFT) & 0xF > TEXT:
                 self._fail(11004, f"content type {(flags >> CONTENT_SHIFT) & 0xF} is not in use")
+            elif flags & EXTENDED and length < EXTENSION_SIZES.get(kind, 0):
+                self._fail(11007, f"payload of {length} bytes is shorter than its extension")
 
-    def _checked(self, data: bytes, at: int, end: int, kind: int, flags: int) -> bool:
+    def _checked(self, data: bytes, at: int, end: int, flags: int) -> bool:
         trailer = data[end : end + TRAILER_SIZE]
         if flags & CHECKSUM:
             if U64.unpack(trailer)[0] != xxh64(data[at:end]):
@@ -161,6 +159,59 @@ class Decoder:
 
     def _fail(self, code: int, message: str) -> None:
         self.failed = ProtocolError(message, code=code)
+
+
+class Chunks:
+    """Puts messages together that came in several frames.
+
+    Takes every frame while one is unfinished, since that is how the last chunk is told from a whole
+    message. `unfinished` is how many wait for more.
+    """
+
+    def __init__(self, message_max: int = MESSAGE_MAX, unfinished_max: int = 64) -> None:
+        self.message_max = message_max
+        self.unfinished = 0
+        self._unfinished_max = unfinished_max
+        self._messages: dict[tuple[int, int, int, int], tuple[Frame, list[bytes]]] = {}
+        self._size = 0
+
+    def join(self, frame: Frame) -> Frame | None:
+        """The message that this frame completes, the frame itself if it is one, else None.
+
+        Raises ProtocolError for a chunk that does not fit; its message is dropped then.
+        """
+        kind, flags, route, message_id, session, _, _, body = frame
+        key = (kind, route, message_id, session)
+        found = self._messages.get(key)
+        if found is None:
+            if not flags & MORE:
+                return frame
+            if len(self._messages) >= self._unfinished_max:
+                raise ProtocolError("too many unfinished messages", code=10007)
+            found = self._messages[key] = (frame, [])
+        first, pieces = found
+        pieces.append(body)
+        self._size += len(body)
+        self.unfinished = len(self._messages)
+        if len(pieces) > 1 and (flags ^ first[1]) & ~(MORE | EXTENDED | CHECKSUM):
+            self._drop(key)
+            raise ProtocolError("a chunk has another content type than the first", code=11007)
+        if len(pieces) > 1 and flags & EXTENDED:
+            self._drop(key)
+            raise ProtocolError("only the first chunk may have an extension", code=11007)
+        if self._size > self.message_max:
+            self._drop(key)
+            raise ProtocolError(f"a message is over {self.message_max} bytes", code=11005)
+        if flags & MORE:
+            return None
+        self._drop(key)
+        whole = b"".join(pieces)
+        return (kind, first[1] & ~MORE, route, message_id, session, first[5], first[6], whole)
+
+    def _drop(self, key: tuple[int, int, int, int]) -> None:
+        _, pieces = self._messages.pop(key)
+        self._size -= sum(map(len, pieces))
+        self.unfinished = len(self._messages)
 
 
 def objection(kind: int, flags: int) -> ProtocolError | None:

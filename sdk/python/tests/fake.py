@@ -18,7 +18,7 @@ NAMES = {
     "hello": 1, "welcome": 2, "ping": 3, "pong": 4, "request": 5, "response": 6, "error": 7,
     "started": 8, "cancel": 9, "event": 10, "broadcast": 11, "gap": 12, "redelivery": 13,
     "signal": 14, "shutdown": 15, "register": 16, "unregister": 17, "query": 18, "announce": 19,
-    "report": 20, "subscribe": 22, "unsubscribe": 23, "open": 24, "close": 25, "message": 26,
+    "report": 20, "resource-request": 21, "subscribe": 22, "unsubscribe": 23, "open": 24, "close": 25, "message": 26,
     "credit": 27, "ack": 28,
 }  # fmt: skip
 KINDS = {number: name for name, number in NAMES.items()}
@@ -88,7 +88,10 @@ class FakeBroker:
         return Frame(kind, flags, route, id, session, stamp, payload[:cut], payload[cut:])
 
     def expect(self, kind):
+        """The next frame, which must be of this kind; `started` may come before any other."""
         frame = self.read()
+        while frame is not None and frame.kind == "started" and kind != "started":
+            frame = self.read()
         assert frame is not None, f"the stream ended before a {kind}"
         assert frame.kind == kind, f"expected {kind}, got {frame}: {frame.body!r}"
         if kind != "hello":
