@@ -165,7 +165,7 @@ impl Broker {
         M: Message + Send + 'static,
         M::Result: Send,
         Router: Handler<M>,
-        Context<Router>: actix::dev::ToEnvelope<Router, M>,
+        Context<Router>: dev::ToEnvelope<Router, M>,
     {
         self.inner.router.send(mail).await.map_err(|_gone| BrokerError::NotRunning)
     }

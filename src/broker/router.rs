@@ -1,4 +1,4 @@
-//! The router actor: a mailbox around [`engine::Router`](crate::engine::Router).
+//! The router actor: a mailbox around [`engine::Router`].
 //!
 //! Only changes come here (hello, register, open, subscribe, the end of a session); messages go
 //! from a session's read task straight into outboxes. A session has at most one mail under way, so

@@ -46,7 +46,7 @@ pub(crate) fn api_command(root: &Path) -> Command {
     let mut command = process::cargo();
     command
         .current_dir(root)
-        .args(["doc", "--no-deps", "--workspace", "--document-private-items"])
+        .args(["doc", "--no-deps", "--package=plugbus"])
         .env("RUSTDOCFLAGS", "-D warnings");
     command
 }

@@ -89,7 +89,11 @@ enum Action {
 
 impl Step {
     fn run(&self, job: &mut Job) -> Verdict {
-        if let Some(path) = self.needs.iter().find(|path| !job.root.join(path).exists()) {
+        // A module or a test may be a file or a folder.
+        let exists = |path: &str| {
+            job.root.join(path).exists() || job.root.join(format!("{path}.rs")).exists()
+        };
+        if let Some(path) = self.needs.iter().find(|path| !exists(path)) {
             return Verdict::Absent((*path).to_owned());
         }
         let outcome = match self.action {

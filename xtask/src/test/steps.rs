@@ -83,19 +83,19 @@ pub(super) const STEPS: [Step; 16] = [
     Step {
         name: "vectors",
         summary: "docs/protocol/vectors is what the code makes",
-        needs: &["tests/vectors.rs"],
+        needs: &["tests/vectors"],
         action: Action::Function(check_vectors),
     },
     Step {
         name: "simulation",
         summary: "10000 seeds of the simulator, or PLUGBUS_SIM_SEEDS",
-        needs: &["tests/simulation.rs"],
+        needs: &["tests/simulation"],
         action: Action::Function(simulate),
     },
     Step {
         name: "fuzz",
         summary: "a short run of the fuzz targets on the stable toolchain",
-        needs: &["tests/fuzz_smoke.rs"],
+        needs: &["tests/fuzz_smoke"],
         action: Action::Function(fuzz_shortly),
     },
     Step {
