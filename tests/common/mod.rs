@@ -1,6 +1,6 @@
 //! A broker in this process, and a client that says anything, frame by frame.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -18,18 +18,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A broker on a socket of its own, gone with the test.
-pub struct TestBroker {
-    pub broker: Broker,
-    pub runtime: tokio::runtime::Runtime,
+pub(crate) struct TestBroker {
+    pub(crate) broker: Broker,
+    pub(crate) runtime: tokio::runtime::Runtime,
     directory: tempfile::TempDir,
 }
 
 impl TestBroker {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(|builder| builder)
     }
 
-    pub fn start_with(
+    pub(crate) fn start_with(
         change: impl FnOnce(plugbus::BrokerBuilder) -> plugbus::BrokerBuilder,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -42,28 +42,28 @@ impl TestBroker {
         Self { broker, runtime, directory }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.broker.socket().unwrap().to_owned()
     }
 
-    pub fn status(&self) -> serde_json::Value {
+    pub(crate) fn status(&self) -> serde_json::Value {
         self.runtime.block_on(self.broker.status()).unwrap()
     }
 
     /// A connection that has not said anything.
-    pub fn dial(&self) -> RawPeer {
+    pub(crate) fn dial(&self) -> RawPeer {
         RawPeer::new(UnixStream::connect(self.socket()).unwrap())
     }
 
     /// A client without a name.
-    pub fn client(&self) -> RawPeer {
+    pub(crate) fn client(&self) -> RawPeer {
         let mut peer = self.dial();
         peer.greet(None).unwrap();
         peer
     }
 
     /// A plugin that serves these methods and channels and is ready.
-    pub fn plugin(&self, id: &str, methods: &[&str], channels: &[&str]) -> RawPeer {
+    pub(crate) fn plugin(&self, id: &str, methods: &[&str], channels: &[&str]) -> RawPeer {
         let mut peer = self.dial();
         peer.greet(Some(id)).unwrap();
         peer.register(methods, channels);
@@ -71,7 +71,7 @@ impl TestBroker {
     }
 
     /// Waits until the broker has heard of the end of these plugins' sessions.
-    pub fn wait_gone(&self, plugin: &str) {
+    pub(crate) fn wait_gone(&self, plugin: &str) {
         let plugin = plugbus::id::PluginId::parse(plugin).unwrap();
         self.runtime.block_on(self.broker.wait_gone(&plugin)).unwrap();
     }
@@ -85,41 +85,41 @@ impl Drop for TestBroker {
 
 /// A frame with its bytes.
 #[derive(Clone, Debug)]
-pub struct OwnedFrame {
-    pub header: Header,
+pub(crate) struct OwnedFrame {
+    pub(crate) header: Header,
     bytes: Vec<u8>,
 }
 
 impl OwnedFrame {
-    pub fn view(&self) -> FrameView<'_> {
+    pub(crate) fn view(&self) -> FrameView<'_> {
         FrameView::new(self.header, &self.bytes)
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub fn body<T: DeserializeOwned>(&self) -> T {
+    pub(crate) fn body<T: DeserializeOwned>(&self) -> T {
         body::decode(self.view().body()).unwrap()
     }
 
-    pub fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         assert_eq!(self.header.kind, Kind::ERROR, "{self:?}");
         body::decode_fault(self.view().body()).unwrap()
     }
 }
 
 /// A peer that sends exactly what it is told.
-pub struct RawPeer {
-    pub stream: UnixStream,
-    pub session: SessionId,
+pub(crate) struct RawPeer {
+    pub(crate) stream: UnixStream,
+    pub(crate) session: SessionId,
     input: BytesMut,
     next_id: u64,
     stash: VecDeque<OwnedFrame>,
 }
 
 impl RawPeer {
-    pub fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         // A test that waits for what never comes fails instead of hanging.
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self {
@@ -131,7 +131,7 @@ impl RawPeer {
         }
     }
 
-    pub fn greet(&mut self, id: Option<&str>) -> Result<Welcome, Fault> {
+    pub(crate) fn greet(&mut self, id: Option<&str>) -> Result<Welcome, Fault> {
         self.greet_with(Hello {
             versions: vec![1],
             id: id.map(str::to_owned),
@@ -140,7 +140,7 @@ impl RawPeer {
         })
     }
 
-    pub fn greet_with(&mut self, hello: Hello) -> Result<Welcome, Fault> {
+    pub(crate) fn greet_with(&mut self, hello: Hello) -> Result<Welcome, Fault> {
         self.send(&FrameBuilder::new(Kind::HELLO).build(b"", &body::encode_hello(&hello)));
         let frame = self.frame();
         if frame.header.kind == Kind::ERROR {
@@ -152,7 +152,7 @@ impl RawPeer {
         Ok(welcome)
     }
 
-    pub fn register(&mut self, methods: &[&str], channels: &[&str]) {
+    pub(crate) fn register(&mut self, methods: &[&str], channels: &[&str]) {
         let register = body::Register {
             methods: methods
                 .iter()
@@ -169,14 +169,14 @@ impl RawPeer {
         self.signal("ready");
     }
 
-    pub fn signal(&mut self, name: &str) {
+    pub(crate) fn signal(&mut self, name: &str) {
         let signal = body::Signal { name: name.to_owned(), ..body::Signal::default() };
         let frame = self.builder(Kind::SIGNAL).build(b"", &body::encode(&signal));
         self.send(&frame);
     }
 
     /// Sends a control frame and waits for its answer; frames that come before stay in order.
-    pub fn ask<T: Serialize>(&mut self, kind: Kind, body: &T) -> OwnedFrame {
+    pub(crate) fn ask<T: Serialize>(&mut self, kind: Kind, body: &T) -> OwnedFrame {
         let id = self.id();
         let frame = self
             .builder(kind)
@@ -197,7 +197,7 @@ impl RawPeer {
         }
     }
 
-    pub fn open(&mut self, kind: body::RouteKind, name: &str) -> Result<RouteId, Fault> {
+    pub(crate) fn open(&mut self, kind: body::RouteKind, name: &str) -> Result<RouteId, Fault> {
         let answer = self.ask(Kind::OPEN, &body::Open { kind, name: name.to_owned() });
         match answer.header.kind {
             Kind::RESPONSE => Ok(RouteId(answer.body::<body::Opened>().route)),
@@ -205,26 +205,26 @@ impl RawPeer {
         }
     }
 
-    pub fn builder(&self, kind: Kind) -> FrameBuilder {
+    pub(crate) fn builder(&self, kind: Kind) -> FrameBuilder {
         FrameBuilder::new(kind).session(self.session)
     }
 
-    pub fn id(&mut self) -> u64 {
+    pub(crate) fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
     /// The next frame.
-    pub fn frame(&mut self) -> OwnedFrame {
+    pub(crate) fn frame(&mut self) -> OwnedFrame {
         self.try_frame().expect("the broker closed the connection")
     }
 
     /// The next frame of this type; others are passed over.
-    pub fn frame_of(&mut self, kind: Kind) -> OwnedFrame {
+    pub(crate) fn frame_of(&mut self, kind: Kind) -> OwnedFrame {
         loop {
             let frame = self.frame();
             if frame.header.kind == kind {
@@ -234,7 +234,7 @@ impl RawPeer {
     }
 
     /// The next frame, or `None` at the end of the stream.
-    pub fn try_frame(&mut self) -> Option<OwnedFrame> {
+    pub(crate) fn try_frame(&mut self) -> Option<OwnedFrame> {
         if let Some(frame) = self.stash.pop_front() {
             return Some(frame);
         }
@@ -256,7 +256,7 @@ impl RawPeer {
 
     /// The fault that the broker sends before it closes the connection.
     #[track_caller]
-    pub fn expect_closed_with(&mut self, code: Code) -> Fault {
+    pub(crate) fn expect_closed_with(&mut self, code: Code) -> Fault {
         let fault = self.frame().fault();
         assert_eq!(fault.code, code, "{fault}");
         assert!(self.try_frame().is_none(), "the connection ends after {code:?}");
@@ -264,7 +264,7 @@ impl RawPeer {
     }
 
     /// As [`ping`](Self::ping), with other frames before the answer.
-    pub fn ping_past_errors(&mut self) {
+    pub(crate) fn ping_past_errors(&mut self) {
         let ping = self.builder(Kind::PING).message_id(78).build(b"", b"hello?");
         self.send(&ping);
         self.frame_of(Kind::PONG);
@@ -272,7 +272,7 @@ impl RawPeer {
 
     /// Shows that the session is alive, and that everything sent before has been handled.
     #[track_caller]
-    pub fn ping(&mut self) {
+    pub(crate) fn ping(&mut self) {
         let ping = self.builder(Kind::PING).message_id(77).build(b"", b"hello?");
         self.send(&ping);
         let pong = self.frame();
