@@ -1,6 +1,8 @@
 //! Peers that lie, err or stop talking. Each gets a clear answer or is closed; everybody else goes
 //! on; nothing of them is left.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::io::Write;

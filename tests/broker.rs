@@ -1,5 +1,7 @@
 //! The broker with raw peers: what each frame does.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::TestBroker;

@@ -3,6 +3,9 @@
 //! The test binary starts itself again as the peer: the child does what its step says, reports, and
 //! waits to be killed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the child reports to its parent")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,6 +1,7 @@
 //! A broker in this process, and a client that says anything, frame by frame.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
