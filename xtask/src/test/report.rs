@@ -86,7 +86,7 @@ impl Report {
         let slowest: Vec<String> =
             slowest.map(|(time, name)| format!("{:8.1} s  {name}", time.as_secs_f64())).collect();
         for (title, lines) in [
-            ("this machine does not offer", &self.refused),
+            ("not checked on this machine", &self.refused),
             ("skipped", &self.skipped),
             ("slowest", &slowest),
             ("failed", &self.failed),

@@ -78,7 +78,7 @@ pub(super) const STEPS: [Step; 16] = [
         summary: "the tests of the workspace, examples and documentation included",
         needs: &[],
         // Only shown output carries the lines about what the machine does not offer.
-        action: Action::Cargo(&["test", "--workspace", "--", "--show-output"]),
+        action: Action::Cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
     },
     Step {
         name: "vectors",
