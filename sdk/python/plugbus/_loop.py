@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 from . import _wire
 from ._errors import BrokerGone, HandshakeRefused, NoBroker, PlugbusError, ProtocolError
@@ -29,7 +29,7 @@ RECEIVE_SIZE = 256 << 10
 BURST = 0.0001  # Seconds since the last write within which a sender counts as part of a burst.
 FLUSH_SIZE = 64 << 10  # Bytes after which a sender in a burst writes all the same.
 
-R = TypeVar("R", bound=Reply)
+_NOTHING: list[Action] = []
 
 
 class Delegate:
@@ -246,8 +246,10 @@ class Connection:
 
     def _take(self) -> list[Action]:
         actions = self.peer.actions
-        if actions:
-            self.peer.actions = []
+        if not actions:
+            # Never the peer's own list: others add to it once the lock is free.
+            return _NOTHING
+        self.peer.actions = []
         return actions
 
     # --- Writing ---------------------------------------------------------------------------

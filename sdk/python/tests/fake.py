@@ -3,10 +3,17 @@
 It shares no code with the SDK, so that a mistake in one of the two shows.
 """
 
+import importlib.util
 import os
+import pathlib
 import socket
 import struct
+import sys
 import threading
+
+if importlib.util.find_spec("plugbus") is None:
+    # Not installed: the tests take the package that they stand beside.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import plugbus
 from plugbus import _msgpack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import unittest
 
+import fake  # First, because it finds the package.
 from plugbus import InvalidArgument
 from plugbus._schema import Signature
 

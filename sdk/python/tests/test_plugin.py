@@ -8,10 +8,9 @@ import threading
 import time
 import unittest
 
+from fake import CALLER, WAIT, FakeBroker, Running  # First, because it finds the package.
 import plugbus
 from plugbus import _msgpack
-
-from fake import CALLER, WAIT, FakeBroker, Running
 
 
 class PluginCase(unittest.TestCase):
@@ -429,8 +428,9 @@ class Events(PluginCase):
         self.broker.announce(7, "topic", "tick")
         for number in range(1, 7):
             self.broker.send("event", route=7, id=number, session=CALLER, body=b"")
-            self.broker.send("ping", id=number)
-            self.broker.expect("pong")
+            for again in (1, 2):  # A pong may overtake what came with its ping.
+                self.broker.send("ping", id=again)
+                self.broker.expect("pong")
             if number == 1:
                 self.assertTrue(began.wait(WAIT))
         gate.set()

@@ -7,6 +7,7 @@ import typing
 import unittest
 from typing import Dict, List, Literal, Optional, Tuple, Union
 
+import fake  # First, because it finds the package.
 from plugbus import InvalidArgument, _msgpack, _wire
 from plugbus._client import matches
 from plugbus._schema import Signature

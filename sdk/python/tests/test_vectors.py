@@ -4,11 +4,10 @@ import json
 import pathlib
 import unittest
 
+from fake import KINDS, NAMES  # First, because it finds the package.
 from plugbus import _msgpack, _plugin, _wire
 from plugbus._client import matches
 from plugbus._errors import ProtocolError
-
-from fake import KINDS, NAMES
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "docs" / "protocol" / "vectors"
 FLAGS = ("extended", "checksum", "compressed", "encrypted", "more", "no-reply", "pooled")
