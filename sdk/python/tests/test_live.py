@@ -1,8 +1,10 @@
 """Conformance against a real broker: the binary that PLUGBUS_BIN names."""
 
+import json
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 import threading
 import unittest
@@ -80,14 +82,23 @@ class Live(unittest.TestCase):
         (folder / "live.py").write_text(PLUGIN)
         (folder / "run").mkdir(mode=0o700)
         cls.socket = str(folder / "run" / "test.sock")
-        cls.log = open(folder / "log", "w+")
+        cls.log = open(folder / "log", "w+")  # A pipe would fill up.
+        # Not `plugbus run`: that would test the SDK inside the binary, under whatever Python it finds.
+        package = pathlib.Path(plugbus.__file__).resolve().parent.parent
+        (folder / "plugbus.toml").write_text(
+            "[plugins.live]\n"
+            f"command = {json.dumps([sys.executable, 'live.py'])}\n"
+            f"env = {{ PYTHONPATH = {json.dumps(str(package))} }}\n"
+        )
         cls.broker = subprocess.Popen(
-            [BIN, "run", "--socket", cls.socket, str(folder / "live.py")],
-            stdout=cls.log,
-            stderr=cls.log,
+            [BIN, "up", "--socket", cls.socket, str(folder)], stdout=cls.log, stderr=cls.log
         )
         cls.client = wait_for(cls.connect)
-        wait_for(lambda: cls.client.call("live.greet"))
+        try:
+            wait_for(lambda: cls.client.call("live.greet"))
+        except plugbus.PlugbusError as error:
+            cls.tearDownClass()
+            raise AssertionError(f"the plugin did not start: {cls.printed}") from error
 
     @classmethod
     def connect(cls):
@@ -101,6 +112,8 @@ class Live(unittest.TestCase):
         cls.client.close()
         cls.broker.terminate()
         cls.broker.wait()
+        cls.log.seek(0)
+        cls.printed = cls.log.read()
         cls.log.close()
         cls.folder.cleanup()
 
