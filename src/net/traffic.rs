@@ -1,8 +1,9 @@
 //! Moves bytes between one socket and the engine: reads feed a [`Session`], the outbox of its
 //! [`Port`] is drained into writes.
 //!
-//! Nothing is decided here. Reading yields after each full buffer, so that a flood does not starve the
-//! neighbours; after one that was not filled it waits for the socket anyway; writing gathers what is queued into few, large writes.
+//! Nothing is decided here. Reading yields after each full buffer, so that a flood does not starve
+//! the neighbours; after one that was not filled it waits for the socket anyway. Writing gathers
+//! what is queued into few, large writes.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
