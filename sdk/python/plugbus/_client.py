@@ -3,6 +3,9 @@
 `Endpoint` has them for threads: each method blocks until it can return what it says. `endpoint.aio`
 has the same words as coroutines. A nested call, made in a handler, inherits what is left of the
 handler's deadline, and ends when the handler's caller cancels.
+
+The file is long because every word is there twice, for threads and for coroutines, each with its
+overloads for one target and for many.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from ._wire import Frame
 
 log = logging.getLogger("plugbus")
 
-ACK_EVERY = 0.005  # Seconds of work after which a long run is acknowledged in between.
 TURN = 0.01  # Seconds after which a lane lets others have its thread, if any wait.
 
 
@@ -290,12 +289,10 @@ class Lane:
                 return
 
     def _process(self, route: InRoute, frames: list[Frame]) -> None:
-        host, handler, make, clock = self._host, self._handler, self._make, time.monotonic
+        host, handler, make = self._host, self._handler, self._make
         acknowledge = route.kind == "channel"
         context = Context(route.sender, route.session)
         token = _current.set(context)
-        done = acked = 0
-        since = clock()
         try:
             for frame in frames:
                 if acknowledge and host.leaving:
@@ -305,15 +302,12 @@ class Lane:
                     handler(make(frame, route))
                 except BaseException:  # A handler that calls sys.exit() must not end its thread.
                     self._failed(route, frame)
-                done = frame[3]
-                if acknowledge and clock() - since > ACK_EVERY:
-                    host.acknowledge(route, done)
-                    acked = done
-                    since = clock()
+                # While this run goes on, the connection acknowledges up to here now and then.
+                route.handled = frame[3]
         finally:
             _current.reset(token)
-            if acknowledge and done > acked:
-                host.acknowledge(route, done)
+            if acknowledge:
+                host.acknowledge(route)
 
     async def _work_async(self) -> None:
         while True:
@@ -326,12 +320,10 @@ class Lane:
             await asyncio.sleep(0)
 
     async def _process_async(self, route: InRoute, frames: list[Frame]) -> None:
-        host, handler, make, clock = self._host, self._handler, self._make, time.monotonic
+        host, handler, make = self._host, self._handler, self._make
         acknowledge = route.kind == "channel"
         context = Context(route.sender, route.session)
         token = _current.set(context)
-        done = acked = 0
-        since = clock()
         try:
             for frame in frames:
                 if acknowledge and host.leaving:
@@ -341,15 +333,12 @@ class Lane:
                     await handler(make(frame, route))
                 except (Exception, SystemExit):
                     self._failed(route, frame)
-                done = frame[3]
-                if acknowledge and clock() - since > ACK_EVERY:
-                    host.acknowledge(route, done)
-                    acked = done
-                    since = clock()
+                # While this run goes on, the connection acknowledges up to here now and then.
+                route.handled = frame[3]
         finally:
             _current.reset(token)
-            if acknowledge and done > acked:
-                host.acknowledge(route, done)
+            if acknowledge:
+                host.acknowledge(route)
 
     def _failed(self, route: InRoute, frame: Frame) -> None:
         # Acknowledged all the same: a message that its handler cannot take would otherwise hold up
@@ -374,8 +363,8 @@ class LaneHost:
         """The bridge into the loop for coroutine handlers."""
         raise NotImplementedError
 
-    def acknowledge(self, route: InRoute, message_id: int) -> None:
-        """Handlers have returned for everything up to this message."""
+    def acknowledge(self, route: InRoute) -> None:
+        """Handlers have returned for everything up to `route.handled`."""
         raise NotImplementedError
 
     def lane_started(self) -> None:

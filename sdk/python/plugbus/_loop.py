@@ -25,6 +25,8 @@ log = logging.getLogger("plugbus")
 
 HANDSHAKE_TIMEOUT = 10.0  # Seconds.
 STARTED_AFTER = 0.02  # Seconds that a handler runs before its caller is told `started`.
+TICK = STARTED_AFTER  # Seconds between two looks at what runs, while something runs.
+REFUSAL_TIMEOUT = 1.0  # Seconds that a broker has to take the reason before we close.
 RECEIVE_SIZE = 256 << 10
 BURST = 0.0001  # Seconds since the last write within which a sender counts as part of a burst.
 FLUSH_SIZE = 64 << 10  # Bytes after which a sender in a burst writes all the same.
@@ -218,10 +220,10 @@ class Connection:
         if mine:
             self._drain()
 
-    def acknowledge(self, route: InRoute, message_id: int) -> None:
-        """Acknowledges a channel's messages up to this one."""
+    def acknowledge(self, route: InRoute) -> None:
+        """Acknowledges a channel's messages up to `route.handled`."""
         with self._lock:
-            self.peer.acknowledge(route, message_id)
+            self.peer.acknowledge(route)
             mine = self._claim(True)
         if mine:
             self._drain()
@@ -342,7 +344,9 @@ class Connection:
         if self._early:
             self._handle(self._early)
         while True:
-            timeout = STARTED_AFTER * 1000 if self._ticking else None
+            # Another thread may be about to finish the last write, and does not wake this one.
+            hurry = self._ticking or (self._leaving and not hung_up)
+            timeout = TICK * 1000 if hurry else None
             for descriptor, mask in poller.poll(timeout):
                 if descriptor == self._wake_read:
                     os.read(descriptor, 64)
@@ -365,7 +369,7 @@ class Connection:
                         return self._refuse(self._decoder.failed)
             if self._ticking:
                 now = time.monotonic()
-                if now - tick >= STARTED_AFTER:
+                if now - tick >= TICK:
                     tick = now
                     self._tick(now)
             if self._blocked != writing:
@@ -382,7 +386,7 @@ class Connection:
     def _handle(self, frames: list[_wire.Frame]) -> None:
         with self._lock:
             self.peer.handle(frames)
-            if self.peer.incoming:
+            if self.peer.incoming or self.peer.unacknowledged:
                 self._ticking = True
             # What a burst left to this thread goes out with the rest, without waiting for the wake.
             mine = self._claim(False) or self._deferred
@@ -401,7 +405,8 @@ class Connection:
 
     def _tick(self, now: float) -> None:
         with self._lock:
-            self._ticking = self.peer.announce_started(now - STARTED_AFTER)
+            running = self.peer.announce_started(now - STARTED_AFTER)
+            self._ticking = self.peer.acknowledge_all() or running
             mine = self._claim(False)
         if mine:
             self._drain()
@@ -409,9 +414,20 @@ class Connection:
     def _refuse(self, error: ProtocolError) -> PlugbusError:
         with self._lock:
             self.peer.refuse_stream(error)
-            mine = self._claim(False)
+            mine = self._claim(False) or self._deferred
+            self._deferred = False
         if mine:
             self._drain()
+        # Another thread may be writing, or the socket be full: what was queued still goes out.
+        until = time.monotonic() + REFUSAL_TIMEOUT
+        writable = select.poll()
+        writable.register(self._sock.fileno(), select.POLLOUT)
+        while self._writing and time.monotonic() < until:
+            if not self._blocked:
+                time.sleep(0.001)
+            elif writable.poll(1):
+                self._blocked = False
+                self._drain()
         return error
 
     def _farewell(self, message: str) -> PlugbusError | None:

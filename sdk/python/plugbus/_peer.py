@@ -5,6 +5,9 @@ out in `actions`. There is no socket and no thread here, and the clocks are argu
 locked: the driver holds its lock around every method, which is also what keeps the order of message
 ids the order of the bytes.
 
+It is one long file because its parts share one state: routes hold calls, calls hold quota, and the
+end of the connection ends them all.
+
 Invariant: each `Reply` that was handed in is completed by exactly one action, or by the caller who
 took it back with `withdraw`.
 """
@@ -150,6 +153,9 @@ class InRoute:
         "incarnation",
         "redelivered",
         "closed",
+        "delivered",
+        "handled",
+        "acknowledged",
         "sink",
     )
 
@@ -163,6 +169,11 @@ class InRoute:
         # First id, last id, attempt.
         self.redelivered: tuple[int, int, int] | None = None
         self.closed = False
+        # Last message that came, that its handler returned from, and that was acknowledged. The
+        # second is the driver's to write, from whichever thread the handler ran on.
+        self.delivered = 0
+        self.handled = 0
+        self.acknowledged = 0
         self.sink: Any = None  # For the driver: where batches of this route go.
 
     def attempt(self, message_id: int) -> int:
@@ -228,6 +239,7 @@ class Peer:
         self.actions: list[Action] = []
         self.incoming: dict[tuple[int, int], Incoming] = {}
         self.in_routes: dict[int, InRoute] = {}
+        self.unacknowledged: set[InRoute] = set()
         self.session = 0
         self.id = ""
         self.incarnation = 0
@@ -471,10 +483,24 @@ class Peer:
                 waiting = True
         return waiting
 
-    def acknowledge(self, route: InRoute, message_id: int) -> None:
-        """Tells that handlers have returned for every message up to this one."""
-        if not route.closed and not self.lost:
-            self._write(_wire.ACK, 0, route.number, message_id, b"")
+    def acknowledge(self, route: InRoute) -> None:
+        """Tells that handlers have returned for every message up to `route.handled`."""
+        handled = route.handled
+        if handled > route.acknowledged and not route.closed and not self.lost:
+            route.acknowledged = handled
+            self._write(_wire.ACK, 0, route.number, handled, b"")
+
+    def acknowledge_all(self) -> bool:
+        """Acknowledges what was handled so far on every channel; True while more may follow.
+
+        A handler that takes long, in the middle of a run, must not hold up the acknowledgement of
+        what came before it.
+        """
+        for route in list(self.unacknowledged):
+            self.acknowledge(route)
+            if route.closed or route.acknowledged >= route.delivered:
+                self.unacknowledged.discard(route)
+        return bool(self.unacknowledged)
 
     # --- What comes in ---------------------------------------------------------------------
 
@@ -499,6 +525,11 @@ class Peer:
                 self._handle(frame)
             except ProtocolError as error:
                 self._object(frame, error)
+        for number, taken in runs.items():
+            route = self.in_routes.get(number)
+            if route is not None and route.kind == "channel":
+                route.delivered = taken[-1][3]
+                self.unacknowledged.add(route)
         runs.clear()
 
     def handle_end(self, error: PlugbusError) -> None:

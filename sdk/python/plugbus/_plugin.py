@@ -330,8 +330,9 @@ class Plugin(Endpoint, LaneHost):
     def handle_announce(self, route: InRoute) -> None:
         if route.kind == "channel":
             channel = self._channels.get(route.name)
-            # Nobody reads the inbox of a plugin without a handler for it; what comes there is
-            # acknowledged, so that its sender does not wait for ever.
+            if channel is None:
+                # What comes is acknowledged, so that its sender does not wait for ever.
+                log.warning("%s sends to %s, which nobody reads", route.sender, route.name)
             function = channel.function if channel else _ignore
             is_async = inspect.iscoroutinefunction(function)
             route.sink = Lane(function, is_async, Message, self)
@@ -405,8 +406,8 @@ class Plugin(Endpoint, LaneHost):
                 thread = self._loop_thread
         return thread.bridge
 
-    def acknowledge(self, route: InRoute, message_id: int) -> None:
-        self._connection().acknowledge(route, message_id)
+    def acknowledge(self, route: InRoute) -> None:
+        self._connection().acknowledge(route)
 
     def lane_started(self) -> None:
         with self._quiet:
@@ -611,7 +612,7 @@ def _cancel_task(incoming: Incoming) -> None:
 
 
 def _ignore(message: Message) -> None:
-    log.warning("%r: there is no handler for it", message)
+    """The handler of an inbox that has none."""
 
 
 def _takes_argument(function: Callable[..., Any]) -> bool:

@@ -8,7 +8,7 @@ import threading
 import time
 import unittest
 
-from fake import CALLER, WAIT, FakeBroker, Running  # First, because it finds the package.
+from fake import CALLER, WAIT, FakeBroker, Running, pack  # First, because it finds the package.
 import plugbus
 from plugbus import _msgpack
 
@@ -312,6 +312,24 @@ class Messages(PluginCase):
         self.assertLess(len(acks), 101)
         self.assertEqual(got, [("ann", n, {"n": n}) for n in range(1, 101)])
         self.assertEqual(plugin.failures, 1)
+
+    def test_a_long_handler_does_not_hold_up_what_was_before_it(self):
+        plugin = plugbus.Plugin("sink")
+        gate = threading.Event()
+
+        @plugin.channel("inbox")
+        def inbox(message):
+            if message.id == 3:
+                gate.wait(WAIT)
+
+        self.start(plugin)
+        self.broker.announce(7, "channel", "inbox")
+        frames = [pack("message", route=7, id=n, session=CALLER) for n in range(1, 5)]
+        self.broker.sock.sendall(b"".join(frames))
+        self.assertEqual(self.broker.expect("ack").id, 2)
+        gate.set()
+        while self.broker.expect("ack").id < 4:
+            pass
 
     def test_async_channel_and_redelivery(self):
         plugin = plugbus.Plugin("sink")

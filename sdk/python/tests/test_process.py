@@ -41,6 +41,7 @@ class Process(unittest.TestCase):
         self.broker = FakeBroker()
         self.addCleanup(self.broker.sock.close)
         environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PLUGBUS_ID": "hello"}
+        environment.pop("PLUGBUS_BIN", None)
         environment["PLUGBUS_FD"] = str(self.broker.other.fileno())
         process = subprocess.Popen(
             [sys.executable, "-m", "plugbus", "run", self.path],
