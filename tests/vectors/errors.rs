@@ -321,7 +321,9 @@ pub(crate) fn judge(stage: &str, bytes: &[u8], payload_max: u32) -> Result<(), F
             "framing" => (),
             "handshake" => judge_hello(&frame)?,
             "body" | "name" => judge_body(&frame)?,
-            "unpack" => drop(frame.unpacked_body(payload_max)?),
+            "unpack" => {
+                frame.unpacked_body(payload_max)?;
+            }
             stage => panic!("there is no stage `{stage}`"),
         }
     }

@@ -14,7 +14,7 @@ use crate::value::{Value, hex, map, text, unhex};
 pub(crate) fn describe(frame: &FrameView<'_>) -> Value {
     let header = &frame.header;
     let mut meaning = vec![
-        ("type", header.kind.name().map_or(Value::Count(header.kind.0.into()), text)),
+        ("type", header.kind.name().map_or_else(|| Value::Count(header.kind.0.into()), text)),
         ("flags", describe_flags(header.flags)),
         ("content", text(content_name(header.flags.content_type()))),
         ("route", Value::Count(header.route.0.into())),
