@@ -11,6 +11,7 @@ use plugbus::wire::{
 use serde::Serialize;
 use serde_json::json;
 
+use crate::meaning::HAS_MAP;
 use crate::value::{Value, map, text};
 
 /// One frame, and who would send it.
@@ -687,9 +688,14 @@ fn sent(kind: Kind, route: u32, message_id: u64) -> FrameBuilder {
     made(kind, route, message_id).session(SESSION)
 }
 
-/// A frame that the broker makes.
+/// A frame that the broker makes. Those whose body is always a map say so.
 fn made(kind: Kind, route: u32, message_id: u64) -> FrameBuilder {
-    FrameBuilder::new(kind).route(RouteId(route)).message_id(message_id).timestamp(TIMESTAMP)
+    let is_map = HAS_MAP.contains(&kind) || kind == Kind::RESPONSE && route == 0;
+    FrameBuilder::new(kind)
+        .content(if is_map { ContentType::MessagePack } else { ContentType::Raw })
+        .route(RouteId(route))
+        .message_id(message_id)
+        .timestamp(TIMESTAMP)
 }
 
 fn answer<T: Serialize>(message_id: u64, value: &T) -> Vec<u8> {

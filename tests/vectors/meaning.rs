@@ -215,7 +215,7 @@ const CONTENTS: [(&str, ContentType); 5] = [
 ];
 
 /// Types whose body is a map whatever the content type says.
-const HAS_MAP: [Kind; 14] = [
+pub(crate) const HAS_MAP: [Kind; 14] = [
     Kind::WELCOME,
     Kind::ERROR,
     Kind::SIGNAL,
