@@ -353,7 +353,9 @@ fn judge_body(frame: &FrameView<'_>) -> Result<(), Fault> {
             drop(Pattern::parse(&body::decode::<body::Subscribe>(bytes)?.pattern)?);
         }
         Kind::REGISTER => drop(body::decode::<body::Register>(bytes)?),
-        Kind::UNSUBSCRIBE => drop(body::decode::<body::Unsubscribe>(bytes)?),
+        Kind::UNSUBSCRIBE => {
+            body::decode::<body::Unsubscribe>(bytes)?;
+        }
         Kind::QUERY => drop(body::decode::<body::Query>(bytes)?),
         Kind::SIGNAL => drop(body::decode::<body::Signal>(bytes)?),
         Kind::REPORT => drop(body::decode::<body::Report>(bytes)?),
