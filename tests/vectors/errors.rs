@@ -1,13 +1,14 @@
 //! The bytes of `errors.json`, and what this implementation says to them.
 
-use plugbus::error::Fault;
-use plugbus::id::{Pattern, PluginId, RouteId, SessionId, Topic};
+use plugbus::error::{Code, Fault};
+use plugbus::id::{Pattern, RouteId, SessionId, Topic};
 use plugbus::wire::body::{self, RouteKind};
 use plugbus::wire::{
     ContentType, Dialect, Flags, FrameBuilder, FrameView, HEADER_SIZE, Kind, scan_frame,
 };
 use serde_json::json;
 
+use crate::engine;
 use crate::frames::{FrameCase, TIMESTAMP};
 use crate::value::{Value, hex, text};
 
@@ -20,7 +21,7 @@ pub(crate) struct ErrorCase {
 }
 
 pub(crate) fn cases() -> Vec<ErrorCase> {
-    [dialects(), headers(), trailers(), handshakes(), bodies(), names(), packed()]
+    [dialects(), headers(), trailers(), handshakes(), bodies(), names(), packed(), sessions()]
         .into_iter()
         .flatten()
         .collect()
@@ -127,6 +128,18 @@ fn handshakes() -> Vec<ErrorCase> {
             &with(json!({"versions": [1], "role": "king"})),
         ),
         at("handshake", "hello-with-bad-id", "", &with(json!({"versions": [1], "id": "Notes"}))),
+        at(
+            "handshake",
+            "hello-of-another-version",
+            "The peer offers 2 and 3 only.",
+            &with(json!({"versions": [2, 3]})),
+        ),
+        at(
+            "handshake",
+            "hello-with-id-in-use",
+            "Where a session of `taken` is live.",
+            &with(json!({"versions": [1], "id": "taken"})),
+        ),
         at("handshake", "hello-with-empty-id", "", &with(json!({"versions": [1], "id": ""}))),
     ]
 }
@@ -287,6 +300,102 @@ fn packed() -> Vec<ErrorCase> {
     ]
 }
 
+/// Good frames that the broker answers with an error, because of what it knows about the sender.
+fn sessions() -> Vec<ErrorCase> {
+    let on = |kind: Kind, route: u32| sent(kind).route(RouteId(route)).build(b"", b"");
+    let control =
+        |kind: Kind, value: serde_json::Value| sent(kind).build(b"", &body::encode(&value));
+    let reference = engine::SESSION.0.to_le_bytes();
+    vec![
+        at("session", "unknown-type", "", &sent(Kind(200)).build(b"", b"from the future")),
+        at("session", "reserved-type", "", &sent(Kind(29)).build(b"", b"")),
+        at("session", "resource-request", "Reserved.", &on(Kind::RESOURCE_REQUEST, 0)),
+        at(
+            "session",
+            "second-hello",
+            "",
+            &sent(Kind::HELLO).build(b"", &body::encode_hello(&body::Hello::default())),
+        ),
+        at("session", "welcome-from-a-peer", "", &control(Kind::WELCOME, json!({}))),
+        at("session", "credit-from-a-peer", "", &sent(Kind::CREDIT).build(b"", &[0; 16])),
+        at("session", "gap-from-a-peer", "", &control(Kind::GAP, json!({"last": 1, "cause": ""}))),
+        at(
+            "session",
+            "forged-session",
+            "Not the session that the welcome gave.",
+            &sent(Kind::PING).session(SessionId(0x0A0B_0C0D_0E0F_1011)).build(b"", b""),
+        ),
+        at(
+            "session",
+            "session-of-the-broker",
+            "",
+            &sent(Kind::PING).session(SessionId::BROKER).build(b"", b""),
+        ),
+        at("session", "message-on-unknown-route", "", &on(Kind::MESSAGE, 4_000_000_000)),
+        at("session", "request-on-unknown-route", "", &on(Kind::REQUEST, 4_000_000_000)),
+        at("session", "event-on-unknown-route", "", &on(Kind::EVENT, 4_000_000_000)),
+        at("session", "ack-on-unknown-route", "", &on(Kind::ACK, 4_000_000_000)),
+        at("session", "cancel-on-unknown-route", "", &on(Kind::CANCEL, 4_000_000_000)),
+        at("session", "close-on-unknown-route", "", &on(Kind::CLOSE, 4_000_000_000)),
+        at(
+            "session",
+            "response-to-nothing",
+            "",
+            &sent(Kind::RESPONSE).build(&reference, &body::encode(&json!(1))),
+        ),
+        at(
+            "session",
+            "encrypted",
+            "Reserved.",
+            &message().flags(Flags::ENCRYPTED).build(b"", &[1, 2, 3, 4]),
+        ),
+        at(
+            "session",
+            "pooled",
+            "Reserved.",
+            &message().flags(Flags::POOLED).build(b"", &[1, 2, 3, 4]),
+        ),
+        at(
+            "session",
+            "ping-with-extension",
+            "A type without an extension must not have one.",
+            &sent(Kind::PING).flags(Flags::EXTENDED).build(b"", b"hm"),
+        ),
+        at("session", "ping-of-65-bytes", "", &sent(Kind::PING).build(b"", &[0x42; 65])),
+        at(
+            "session",
+            "open-unknown-plugin",
+            "",
+            &control(Kind::OPEN, json!({"kind": "method", "name": "nobody.greet"})),
+        ),
+        at(
+            "session",
+            "open-reserved-topic",
+            "Only the broker publishes it.",
+            &control(Kind::OPEN, json!({"kind": "topic", "name": "plugbus.dead"})),
+        ),
+        at(
+            "session",
+            "unsubscribe-unknown",
+            "",
+            &control(Kind::UNSUBSCRIBE, json!({"subscription": 77})),
+        ),
+        at("session", "query-unknown", "", &control(Kind::QUERY, json!({"what": "weather"}))),
+        at(
+            "session",
+            "signal-to-nobody",
+            "",
+            &control(Kind::SIGNAL, json!({"name": "wake", "to": "nobody"})),
+        ),
+        at(
+            "session",
+            "report-over-the-limit",
+            "More than 4 KiB.",
+            &control(Kind::REPORT, json!({"metrics": {"text": "x".repeat(4200)}})),
+        ),
+    ]
+}
+
 impl ErrorCase {
     pub(crate) fn to_value(&self) -> Value {
         let case = FrameCase {
@@ -321,6 +430,7 @@ pub(crate) fn judge(stage: &str, bytes: &[u8], payload_max: u32) -> Result<(), F
             "framing" => (),
             "handshake" => judge_hello(&frame)?,
             "body" | "name" => judge_body(&frame)?,
+            "session" => judge_session(frame.bytes())?,
             "unpack" => {
                 frame.unpacked_body(payload_max)?;
             }
@@ -331,11 +441,19 @@ pub(crate) fn judge(stage: &str, bytes: &[u8], payload_max: u32) -> Result<(), F
 }
 
 fn judge_hello(frame: &FrameView<'_>) -> Result<(), Fault> {
-    let hello = body::decode_hello(frame.body())?;
-    if let Some(id) = &hello.id {
-        PluginId::parse(id)?;
+    engine::admit(&body::decode_hello(frame.body())?)
+}
+
+/// The engine's answer as it would stand in the error frame.
+fn judge_session(bytes: &[u8]) -> Result<(), Fault> {
+    match engine::answers(bytes)[..] {
+        [] => Ok(()),
+        [code] => {
+            let code = u32::try_from(code).ok().and_then(Code::from_number);
+            Err(Fault::new(code.expect("a known code"), "as the engine says"))
+        }
+        ref codes => panic!("one frame gets one answer, not {codes:?}"),
     }
-    Ok(())
 }
 
 fn judge_body(frame: &FrameView<'_>) -> Result<(), Fault> {
@@ -381,10 +499,7 @@ fn message() -> FrameBuilder {
 }
 
 fn sent(kind: Kind) -> FrameBuilder {
-    FrameBuilder::new(kind)
-        .message_id(2)
-        .session(SessionId(0x1122_3344_5566_7788))
-        .timestamp(TIMESTAMP)
+    FrameBuilder::new(kind).message_id(2).session(engine::SESSION).timestamp(TIMESTAMP)
 }
 
 pub(crate) const PAYLOAD_MAX: u32 = 1 << 20;

@@ -8,6 +8,7 @@
 
 mod bodies;
 mod chunks;
+mod engine;
 mod errors;
 mod frames;
 mod meaning;
@@ -110,6 +111,27 @@ fn every_cut_of_every_error_gives_the_same_error() {
     }
 }
 
+/// The codec and the engine judge alike: what is wrong with a frame is what its sender is told.
+#[test]
+fn the_engine_answers_with_the_same_error() {
+    let mut count = 0;
+    for vector in read("errors.json").list("vectors") {
+        if ["body", "name", "unpack", "session"].contains(&vector.text("stage")) {
+            let codes = engine::answers(&vector.bytes("bytes"));
+            assert_eq!(codes, [vector.count("error")], "{}", vector.text("name"));
+            count += 1;
+        }
+    }
+    for vector in read("frames.json").list("vectors") {
+        if vector.get("answer").is_some() {
+            let codes = engine::answers(&vector.bytes("bytes"));
+            assert_eq!(codes, [vector.count("answer")], "{}", vector.text("name"));
+            count += 1;
+        }
+    }
+    assert!(count > 40, "only {count} vectors were tried");
+}
+
 #[test]
 fn bodies_keep_what_they_mean() {
     for vector in read("bodies.json").list("vectors") {
@@ -198,6 +220,16 @@ fn nothing_is_left_out() {
         Code::BadChecksum,
         Code::Malformed,
         Code::BadName,
+        Code::BadVersion,
+        Code::UnknownType,
+        Code::ForgedSession,
+        Code::UnknownRoute,
+        Code::Unexpected,
+        Code::NoSuchCall,
+        Code::Unsupported,
+        Code::IdInUse,
+        Code::NotFound,
+        Code::Denied,
     ] {
         assert!(errors.contains(&(code as u64)), "no vector gives {}", code.name());
     }
