@@ -11,11 +11,16 @@ pub mod id;
 pub mod limit;
 pub mod net;
 pub mod peer;
+#[cfg(feature = "plugin")]
+pub mod plugin;
 mod sys;
 pub mod wire;
 
 #[cfg(feature = "broker")]
-pub use broker::{Broker, BrokerBuilder, BrokerError};
+pub use broker::{
+    Broker, BrokerBuilder, BrokerError, Call, Event, Message, Participant, ParticipantBuilder,
+    Reply,
+};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("plugbus runs on Linux only for now: it needs pidfd, memfd and SO_PEERCRED");

@@ -6,8 +6,11 @@
 //! used from everywhere.
 
 mod builder;
+mod dispatch;
 mod error;
 mod listener;
+mod mail;
+mod participant;
 mod router;
 mod session;
 mod system;
@@ -18,12 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::*;
+use actix::Addr;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use builder::BrokerBuilder;
 pub use error::BrokerError;
+pub use mail::{Call, Event, Message, Reply};
+pub use participant::{Participant, ParticipantBuilder};
 
 use self::listener::{Attach, Listener};
 use self::router::{AskPresence, AskStatus, Router, StopPlugin};
@@ -160,12 +165,19 @@ impl Broker {
         }
     }
 
+    async fn join(
+        &self,
+        join: dispatch::Join,
+    ) -> Result<Result<crate::net::link::Link, BrokerError>, BrokerError> {
+        self.inner.listener.send(join).await.map_err(|_gone| BrokerError::NotRunning)
+    }
+
     async fn ask<M>(&self, mail: M) -> Result<M::Result, BrokerError>
     where
-        M: Message + Send + 'static,
+        M: actix::Message + Send + 'static,
         M::Result: Send,
-        Router: Handler<M>,
-        Context<Router>: dev::ToEnvelope<Router, M>,
+        Router: actix::Handler<M>,
+        actix::Context<Router>: actix::dev::ToEnvelope<Router, M>,
     {
         self.inner.router.send(mail).await.map_err(|_gone| BrokerError::NotRunning)
     }

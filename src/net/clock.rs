@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::engine::Now;
+use crate::peer::Moment;
 
 /// A monotonic moment.
 #[expect(clippy::disallowed_methods, reason = "drivers read the clock here and nowhere else")]
@@ -20,6 +21,11 @@ pub(crate) fn unix_nanos() -> u64 {
 /// Both clocks, as the engine wants them.
 pub(crate) fn now() -> Now {
     Now { mono: instant().duration_since(*START), unix: unix_nanos() }
+}
+
+/// Both clocks, as a peer wants them.
+pub(crate) fn moment() -> Moment {
+    Moment { instant: instant(), unix: unix_nanos() }
 }
 
 /// The moment of the runtime's timer at which [`now`] will have reached `mono`.

@@ -3,6 +3,8 @@
 #[cfg(feature = "broker")]
 pub(crate) mod buffers;
 pub(crate) mod clock;
+#[cfg(any(feature = "broker", feature = "plugin"))]
+pub(crate) mod link;
 #[cfg(feature = "broker")]
 pub(crate) mod listen;
 #[cfg(feature = "broker")]
