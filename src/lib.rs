@@ -2,6 +2,9 @@
 
 #[cfg(feature = "broker")]
 mod broker;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 #[doc(hidden)]
 pub mod engine;
 pub mod error;
@@ -21,6 +24,8 @@ pub use broker::{
     Broker, BrokerBuilder, BrokerError, Call, Event, Message, Participant, ParticipantBuilder,
     Reply,
 };
+#[cfg(feature = "broker")]
+pub use host::{PluginSpec, Plugins};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("plugbus runs on Linux only for now: it needs pidfd, memfd and SO_PEERCRED");

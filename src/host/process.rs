@@ -97,11 +97,17 @@ impl Process {
 
     /// Waits until the process has ended and all that it printed has been handed over.
     pub(crate) async fn exited(&self) -> Exit {
+        self.end().await
+    }
+
+    /// As [`exited`](Self::exited), without keeping the process.
+    pub(crate) fn end(&self) -> impl Future<Output = Exit> + use<> {
         let mut exit = self.exit.clone();
-        // The task that waits is gone only when the runtime shuts down.
-        exit.wait_for(Option::is_some)
-            .await
-            .map_or(Exit::Unknown, |exit| exit.unwrap_or(Exit::Unknown))
+        async move {
+            // The task that waits is gone only when the runtime shuts down.
+            let exit = exit.wait_for(Option::is_some).await;
+            exit.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
+        }
     }
 
     /// How it ended, if it has.

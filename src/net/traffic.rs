@@ -1,9 +1,8 @@
 //! Moves bytes between one socket and the engine: reads feed a [`Session`], the outbox of its
 //! [`Port`] is drained into writes.
 //!
-//! Nothing is decided here. Reading yields after each full buffer, so that a flood does not starve
-//! the neighbours; after one that was not filled it waits for the socket anyway. Writing gathers
-//! what is queued into few, large writes.
+//! Nothing is decided here. Reading yields after each buffer, so that a flood does not starve the
+//! neighbours; writing gathers what is queued into few, large writes.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -53,7 +52,7 @@ pub(crate) async fn read_hello(
         }
         stream.readable().await?;
         input.reserve(needed(input).max(HELLO_READ_SIZE));
-        match read_once(stream, input) {
+        match stream.try_read_buf(input) {
             Ok(0) => return Ok(None),
             Ok(_) => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
@@ -85,15 +84,11 @@ pub(crate) async fn read(
     changes: &impl Changes,
 ) -> String {
     let mut fx = Effects::new();
-    let mut is_drained = true;
     loop {
         if !input.is_empty() {
             match feed(session, input, changes, &mut fx).await {
                 Ok(rest) => input = rest,
                 Err(error) => return error.to_string(),
-            }
-            if !is_drained {
-                tokio::task::yield_now().await;
             }
         } else if input.capacity() > 0 {
             buffers::give_back(std::mem::take(&mut input));
@@ -106,15 +101,10 @@ pub(crate) async fn read(
                 input = buffers::take();
             }
             input.reserve(needed(&input));
-            let room = input.capacity() - input.len();
-            match read_once(stream, &mut input) {
+            match stream.try_read_buf(&mut input) {
                 Ok(0) => return "the peer closed the connection".to_owned(),
-                Ok(count) => {
-                    is_drained = count < room;
-                    if is_complete(&input) {
-                        break;
-                    }
-                }
+                Ok(_) if is_complete(&input) => break,
+                Ok(_) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if input.is_empty() {
                         buffers::give_back(std::mem::take(&mut input));
@@ -164,21 +154,6 @@ pub(crate) async fn write(
     }
 }
 
-/// Reads once. A read that leaves room has emptied the socket: the runtime is told so, which spares
-/// the read that would find nothing.
-fn read_once(stream: &UnixStream, input: &mut BytesMut) -> io::Result<usize> {
-    let room = input.capacity() - input.len();
-    let mut last = None;
-    let outcome = stream.try_io(Interest::READABLE, || match stream.try_read_buf(input) {
-        Ok(count) if 0 < count && count < room => {
-            last = Some(count);
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        outcome => outcome,
-    });
-    last.map_or(outcome, Ok)
-}
-
 /// Handles every complete frame and gives what is left in a buffer of its own.
 async fn feed(
     session: &mut Session,
@@ -205,6 +180,7 @@ async fn feed(
         rest
     };
     buffers::recycle(input);
+    tokio::task::yield_now().await;
     Ok(rest)
 }
 

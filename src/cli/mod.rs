@@ -1,0 +1,108 @@
+//! The `plugbus` command.
+//!
+//! One file for each command. What clap parses is low-level: words and flags. Each command makes of it
+//! what it means, with the schema of a method or the content of a file, before it acts.
+
+mod config;
+mod failure;
+mod printer;
+mod python;
+mod run;
+mod serve;
+mod suggest;
+mod terminal;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use self::failure::{Failure, Result, STATUS_HELP};
+use self::terminal::Terminal;
+
+/// Runs the command that the process was started as.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    start_log(global.verbose);
+    let context = Context { terminal: Terminal { json: global.json }, socket: global.socket };
+    match command.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&context.terminal),
+    }
+}
+
+/// A message broker for plugins: separate processes in any language that call each other, stream to
+/// each other and publish events.
+#[derive(Debug, Parser)]
+#[command(name = "plugbus", version, after_help = STATUS_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct GlobalArgs {
+    /// Print JSON, one value a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more of what happens inside; repeat for still more (PLUGBUS_LOG selects finer)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// The broker's socket [default: $XDG_RUNTIME_DIR/plugbus/default.sock]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "PLUGBUS_SOCKET",
+        hide_env_values = true
+    )]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a broker and the plugins of a plugbus.toml
+    Up(up::UpArgs),
+    /// Start a broker and single-file plugins, with nothing installed
+    Run(run::RunArgs),
+}
+
+impl Command {
+    fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Self::Up(args) => in_runtime(up::run(context, args)),
+            Self::Run(args) => in_runtime(run::run(context, args)),
+        }
+    }
+}
+
+/// What every command knows.
+#[derive(Debug)]
+struct Context {
+    terminal: Terminal,
+    /// As the command line or the environment names it.
+    socket: Option<PathBuf>,
+}
+
+fn in_runtime(command: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format_args!("cannot start: {error}")))?
+        .block_on(command)
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let environment = env_logger::Env::new().filter_or("PLUGBUS_LOG", level);
+    env_logger::Builder::from_env(environment).format_target(verbose > 1).init();
+}

@@ -1,0 +1,25 @@
+//! `plugbus up`: the broker and the plugins of a `plugbus.toml`.
+
+use std::path::PathBuf;
+
+use super::Context;
+use super::config::Config;
+use super::failure::{Failure, Result};
+use super::serve::{self, Served};
+
+/// Starts a broker and the plugins of a plugbus.toml, in its order, and stops them in the reverse
+/// order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
+#[derive(Debug, clap::Args)]
+pub(super) struct UpArgs {
+    /// A directory with a plugbus.toml, or such a file
+    #[arg(default_value = ".", value_name = "DIR|FILE")]
+    target: PathBuf,
+}
+
+pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
+    let config = Config::read(&args.target).map_err(|error| {
+        Failure::usage(error).hint("`plugbus run FILE.py` starts a single file without one")
+    })?;
+    let Config { name, socket, limits, plugins } = config;
+    serve::run(context, Served { name, socket, limits, plugins }).await
+}

@@ -1,0 +1,219 @@
+//! `plugbus up` and `plugbus run` with real plugin processes.
+
+mod command;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use command::{HELLO, Outcome, Place, Serving};
+use plugbus::error::Code;
+use plugbus::wire::body::{self, Hello};
+use plugbus::wire::{FrameBuilder, Kind, scan_frame};
+use rustix::process::Signal;
+
+const TWO: &str = r#"
+[plugins.zebra]
+command = ["python3", "../plugin.py"]
+dir = "work"
+
+[plugins.ant]
+command = ["python3", "plugin.py"]
+env = { STRIPES = "no" }
+"#;
+
+/// Says where it runs and with what, and serves nothing.
+const PLUGIN: &str = r#"
+import os, sys
+import plugbus
+print(os.path.basename(os.getcwd()), os.environ.get("STRIPES", "yes"))
+print("a remark", file=sys.stderr)
+plugbus.Plugin().run()
+"#;
+
+#[test]
+fn plugins_start_in_the_order_of_the_file_and_stop_in_the_reverse() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let place = Place::with(&[("plugbus.toml", TWO), ("plugin.py", PLUGIN), ("work/x", "")]);
+        let mut serving = up(&place);
+        serving.wait_for("serving");
+        serving.signal(signal);
+        let (code, stopped) = serving.end("exited");
+        assert_eq!((code, stopped), (Some(0), vec!["ant".to_owned(), "zebra".to_owned()]));
+        let left = fs::read_dir(place.path().join("run/plugbus")).unwrap().count();
+        assert_eq!(left, 0, "the socket and its lock are gone");
+    }
+}
+
+#[test]
+fn what_plugins_print_comes_with_their_names_and_they_run_where_they_should() {
+    let place = Place::with(&[("plugbus.toml", TWO), ("plugin.py", PLUGIN), ("work/x", "")]);
+    let mut serving = up(&place);
+    let mut lines = Vec::new();
+    while lines.len() < 4 {
+        let event = serving.wait_for("output");
+        lines.push([&event["plugin"], &event["stream"], &event["line"]].map(|it| it.to_string()));
+    }
+    lines.sort();
+    let base = place.path().file_name().unwrap().to_str().unwrap();
+    let expected = [
+        ["ant", "stderr", "a remark"],
+        ["ant", "stdout", &format!("{base} no")],
+        ["zebra", "stderr", "a remark"],
+        ["zebra", "stdout", "work yes"],
+    ];
+    assert_eq!(lines, expected.map(|line| line.map(|text| format!("{text:?}"))));
+}
+
+#[test]
+fn a_second_broker_on_the_socket_is_refused() {
+    let place = Place::with(&[("hello.py", HELLO)]);
+    let serving = place.serve(&["run", "hello.py"]);
+    let socket = place.socket().display().to_string();
+    let pid = format!("process {}", serving.pid());
+    place.run(&["run", "hello.py"]).expect(6, &[&socket, &pid, "--socket"]);
+    place.run(&["run", "hello.py", "--socket", "hello.py"]).expect(2, &["hello.py"]);
+}
+
+#[test]
+fn a_killed_broker_leaves_no_plugin_and_its_socket_is_replaced() {
+    let place = Place::with(&[("hello.py", HELLO), ("deaf.py", DEAF)]);
+    let serving = place.serve(&["run", "hello.py", "deaf.py"]);
+    let plugins = serving.plugin_ends();
+    assert_eq!(plugins.len(), 2);
+    serving.signal(Signal::KILL);
+    plugins.iter().for_each(command::ProcessEnd::wait);
+    assert!(place.socket().exists(), "nobody was left to remove it");
+    place.serve(&["run", "hello.py"]);
+}
+
+/// Serves until it is told to end, and then does not end.
+const DEAF: &str = r#"
+import signal, time
+import plugbus
+plugbus.Plugin("deaf").run()
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+print("not yet")
+time.sleep(1000)
+"#;
+
+#[test]
+fn a_second_interrupt_ends_everything_at_once() {
+    let place = Place::with(&[("deaf.py", DEAF)]);
+    let mut serving = place.serve(&["run", "deaf.py"]);
+    let plugins = serving.plugin_ends();
+    serving.signal(Signal::INT);
+    serving.wait_for("output");
+    serving.signal(Signal::INT);
+    assert_eq!(serving.end("exited").0, Some(130));
+    plugins.iter().for_each(command::ProcessEnd::wait);
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn a_plugin_that_ends_is_reported_and_the_others_go_on() {
+    let brief = "import plugbus, os\np = plugbus.Plugin('brief')\n\
+                 @p.on('end')\ndef on_end(event):\n    os._exit(7)\np.run()\n";
+    let publisher = "import plugbus\nplugbus.connect().publish('end', None)\n";
+    let place = Place::with(&[("hello.py", HELLO), ("brief.py", brief), ("publisher", publisher)]);
+    let mut serving = place.serve(&["run", "brief.py", "hello.py"]);
+    let mut client = std::process::Command::new("python3");
+    let status = client
+        .arg(place.path().join("publisher"))
+        .env("PYTHONPATH", sdk())
+        .env("PLUGBUS_SOCKET", place.socket())
+        .status();
+    assert!(status.unwrap().success());
+    let exited = serving.wait_for("exited");
+    assert_eq!(
+        (&exited["plugin"], &exited["exit"]),
+        (&"brief".into(), &"exited with code 7".into())
+    );
+    assert_eq!(exited["expected"], false);
+    serving.signal(Signal::INT);
+    assert_eq!(serving.end("exited"), (Some(0), vec!["brief".to_owned(), "hello".to_owned()]));
+}
+
+#[test]
+fn a_plugin_that_cannot_start_says_why_and_undoes_the_rest() {
+    let cases: &[(&str, &str, i32, &[&str])] = &[
+        (
+            "bad.py",
+            "import nosuch\n",
+            1,
+            &["Traceback", "No module named 'nosuch'", "bad |", "code 1 before it was ready"],
+        ),
+        ("wrong.py", "import plugbus\nplugbus.Plugin('right').run()\n", 1, &["`right`", "`wrong`"]),
+        ("bin/text", "hello\n", 1, &["bin/text is neither a program nor a script"]),
+        ("plain", "hello\n", 1, &["plain is not executable", "chmod +x"]),
+        ("Upper.py", "", 2, &["Upper.py cannot name a plugin"]),
+    ];
+    for (name, text, code, wanted) in cases {
+        let place = Place::with(&[("hello.py", HELLO), (name, text)]);
+        place.run(&["run", "hello.py", name]).expect(*code, wanted);
+        assert!(!place.socket().exists());
+    }
+    let place = Place::with(&[("hello.py", HELLO), ("b/hello.py", HELLO)]);
+    place.run(&["run", "hello.py", "b/hello.py"]).expect(2, &["both be plugin `hello`"]);
+    place.run(&["run", "none.py"]).expect(2, &["there is no file", "none.py"]);
+    let mut command = place.command(&["run", "hello.py"]);
+    let outcome = Outcome::of(&command.env("PATH", place.path()).output().unwrap());
+    outcome.expect(1, &["need python3", "not in PATH"]);
+    assert_eq!(outcome.error.lines().count(), 1);
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_named_with_its_line() {
+    let place = Place::with(&[("plugbus.toml", "[plugins.a]\ncomand = []\n")]);
+    place.run(&["up"]).expect(2, &["plugbus.toml:2: unknown key `comand`", "`command`?"]);
+    place.run(&["up", "nowhere"]).expect(2, &["nowhere"]);
+}
+
+/// Peers that come when descriptors have run out are told so; later ones get in.
+#[test]
+fn a_broker_without_descriptors_says_so_and_recovers() {
+    let place = Place::with(&[("plugbus.toml", "")]);
+    let plugbus = env!("CARGO_BIN_EXE_plugbus");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit -n 48; exec {plugbus} up --json")])
+        .current_dir(place.path())
+        .env("XDG_RUNTIME_DIR", place.path().join("run"))
+        .env_remove("PLUGBUS_SOCKET");
+    let mut serving = Serving::start(&mut command);
+    serving.wait_for("serving");
+
+    let peers: Vec<_> = (0..64).map(|_| UnixStream::connect(place.socket()).unwrap()).collect();
+    // The last one to come finds all descriptors taken.
+    let mut last = peers.last().unwrap();
+    let mut bytes = Vec::new();
+    last.read_to_end(&mut bytes).unwrap();
+    let frame = scan_frame(&bytes, 1 << 20).unwrap().expect("a whole frame");
+    assert_eq!(frame.header.kind, Kind::ERROR);
+    let fault = body::decode_fault(frame.body()).unwrap();
+    assert_eq!(fault.code, Code::Refused);
+    assert_eq!(fault.details["resource"], "open descriptors");
+    drop(peers);
+
+    // Their ends are noticed one after the other, so the first tries may still be refused.
+    let hello = Hello { versions: vec![1], ..Hello::default() };
+    let hello = FrameBuilder::new(Kind::HELLO).build(b"", &body::encode_hello(&hello));
+    let welcomed = || -> std::io::Result<bool> {
+        let mut peer = UnixStream::connect(place.socket())?;
+        peer.write_all(&hello)?;
+        let mut start = [0; 2];
+        peer.read_exact(&mut start)?;
+        Ok(start[1] == Kind::WELCOME.0)
+    };
+    while !welcomed().unwrap_or(false) {}
+}
+
+fn up(place: &Place) -> Serving {
+    let mut command = place.command(&["up", "--json"]);
+    Serving::start(command.env("PYTHONPATH", sdk()))
+}
+
+fn sdk() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/python")
+}
