@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::terminal::{BOLD_RED, Terminal};
-use crate::error::{Code, Fault};
+use crate::error::Code;
 
 /// Exit codes. Scripts rely on them; `plugbus help` lists them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,7 +48,7 @@ pub(crate) struct Failure {
     status: Status,
     message: String,
     hints: Vec<String>,
-    fault: Option<Fault>,
+    code: Option<Code>,
 }
 
 /// Result of a command or a part of it.
@@ -56,7 +56,7 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(status: Status, message: impl Display) -> Self {
-        Self { status, message: message.to_string(), hints: Vec::new(), fault: None }
+        Self { status, message: message.to_string(), hints: Vec::new(), code: None }
     }
 
     pub(crate) fn usage(message: impl Display) -> Self {
@@ -73,25 +73,9 @@ impl Failure {
         self
     }
 
-    /// What the broker or a plugin answered.
-    pub(crate) fn fault(fault: Fault) -> Self {
-        let status = match fault.code {
-            Code::NotFound => Status::NotFound,
-            Code::Timeout | Code::HandshakeTimeout => Status::Timeout,
-            Code::Refused | Code::Denied | Code::IdInUse | Code::IdMismatch => Status::Refused,
-            Code::Offline | Code::PeerDied | Code::ShuttingDown => Status::Died,
-            Code::InvalidArgument | Code::BadName => Status::Usage,
-            Code::Cancelled => Status::Interrupted,
-            _ => Status::Failed,
-        };
-        let mut failure = Self::new(status, &fault.message);
-        let suggestions = fault.details.get("suggestions").and_then(|it| it.as_array());
-        let suggestions: Vec<_> =
-            suggestions.into_iter().flatten().filter_map(|it| it.as_str()).collect();
-        if !suggestions.is_empty() && !fault.message.contains(suggestions[0]) {
-            failure = failure.hint(format!("did you mean {}?", suggestions.join(" or ")));
-        }
-        Self { fault: Some(fault), ..failure }
+    /// Adds the code under which the protocol knows it.
+    pub(crate) fn code(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     /// What went wrong, without the hints.
@@ -103,14 +87,12 @@ impl Failure {
     /// Prints it where errors belong, and gives the exit code.
     pub(crate) fn report(&self, terminal: &Terminal) -> ExitCode {
         if terminal.json {
-            let fault = self.fault.as_ref();
             let body = json!({"error": {
                 "message": self.message,
                 "exit": self.status as u8,
                 "hints": self.hints,
-                "code": fault.map(|fault| fault.code as u32),
-                "name": fault.map(|fault| fault.code.name()),
-                "details": fault.map(|fault| &fault.details),
+                "code": self.code.map(|code| code as u32),
+                "name": self.code.map(Code::name),
             }});
             terminal.note(&body);
         } else {

@@ -3,15 +3,29 @@
 //! One file for each command. What clap parses is low-level: words and flags. Each command makes of it
 //! what it means, with the schema of a method or the content of a file, before it acts.
 
+mod arguments;
+mod broadcast;
+mod call;
+mod client;
 mod config;
+mod duration;
 mod failure;
+mod lines;
+mod list;
+mod payload;
 mod printer;
+mod publish;
 mod python;
 mod run;
+mod send;
 mod serve;
+mod signal;
+mod status;
 mod suggest;
+mod tail;
 mod terminal;
 mod up;
+mod value;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +40,9 @@ use self::terminal::Terminal;
 pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     start_log(global.verbose);
-    let context = Context { terminal: Terminal { json: global.json }, socket: global.socket };
+    // An empty variable is as good as none.
+    let socket = global.socket.filter(|path| !path.as_os_str().is_empty());
+    let context = Context { terminal: Terminal { json: global.json }, socket };
     match command.run(&context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(&context.terminal),
@@ -69,6 +85,22 @@ enum Command {
     Up(up::UpArgs),
     /// Start a broker and single-file plugins, with nothing installed
     Run(run::RunArgs),
+    /// Call a method and print its result
+    Call(call::CallArgs),
+    /// Publish an event
+    Publish(publish::PublishArgs),
+    /// Print events as they are published
+    Tail(tail::TailArgs),
+    /// Send the lines of a file down a channel, in order
+    Send(send::SendArgs),
+    /// Send an event to every ready plugin
+    Broadcast(broadcast::BroadcastArgs),
+    /// Send a signal to a plugin: shutdown, reload, health-check, wake
+    Signal(signal::SignalArgs),
+    /// List plugins, or the methods of one
+    List(list::ListArgs),
+    /// Show what the broker has done and what it holds
+    Status(status::StatusArgs),
 }
 
 impl Command {
@@ -76,6 +108,14 @@ impl Command {
         match self {
             Self::Up(args) => in_runtime(up::run(context, args)),
             Self::Run(args) => in_runtime(run::run(context, args)),
+            Self::Call(args) => in_runtime(call::run(context, args)),
+            Self::Publish(args) => in_runtime(publish::run(context, args)),
+            Self::Tail(args) => in_runtime(tail::run(context, args)),
+            Self::Send(args) => in_runtime(send::run(context, args)),
+            Self::Broadcast(args) => in_runtime(broadcast::run(context, args)),
+            Self::Signal(args) => in_runtime(signal::run(context, args)),
+            Self::List(args) => in_runtime(list::run(context, args)),
+            Self::Status(args) => in_runtime(status::run(context, args)),
         }
     }
 }

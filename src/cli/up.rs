@@ -10,11 +10,27 @@ use super::serve::{self, Served};
 /// Starts a broker and the plugins of a plugbus.toml, in its order, and stops them in the reverse
 /// order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(super) struct UpArgs {
     /// A directory with a plugbus.toml, or such a file
     #[arg(default_value = ".", value_name = "DIR|FILE")]
     target: PathBuf,
 }
+
+const EXAMPLE: &str = "\
+A plugbus.toml:
+
+  [broker]                    # all of it may be left out
+  name = \"notes\"              # the socket is then notes.sock instead of default.sock
+  socket = \"run/notes.sock\"   # or anywhere else
+  limits = { sessions = 1000, heartbeat_ms = 15000 }
+
+  [plugins.extract]           # plugins start in the order of the file
+  command = [\"python3\", \"extract.py\"]
+  dir = \"extract\"             # where it runs; else the directory of the file
+  env = { LANG = \"C\" }
+
+Paths are relative to the file.";
 
 pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
     let config = Config::read(&args.target).map_err(|error| {

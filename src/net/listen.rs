@@ -20,6 +20,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::socket_directory::{self, SocketDirectoryError};
 use crate::error::{Fault, Refusal};
+use crate::sys::peer::PeerCredentials;
 use crate::wire::{FrameBuilder, Kind, body};
 
 /// Why a broker cannot listen.
@@ -100,6 +101,8 @@ impl Listener {
             match self.socket.accept().await {
                 Ok((stream, _)) => {
                     self.backoff = Self::BACKOFF_MIN;
+                    // For people only: the directory decides who gets here.
+                    log::debug!("a connection from {:?}", PeerCredentials::of(&stream));
                     return stream;
                 }
                 Err(error) => self.handle_accept_error(&error).await,
@@ -152,11 +155,6 @@ impl Listener {
         if let Err(error) = stream.try_write(&frame) {
             log::debug!("could not tell the refused peer: {error}");
         }
-    }
-
-    /// Where it listens.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -253,7 +251,7 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
 }
 
 /// Whether somebody listens on the socket. A full queue counts.
-fn answers(path: &Path) -> io::Result<bool> {
+pub(crate) fn answers(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match connect(&socket, &SocketAddrUnix::new(path)?) {
@@ -283,7 +281,8 @@ mod tests {
         for part in [path.to_str().unwrap(), &pid, "--socket"] {
             assert!(error.contains(part), "{error}");
         }
-        StdStream::connect(first.path()).unwrap();
+        StdStream::connect(&path).unwrap();
+        drop(first);
     }
 
     #[tokio::test]
