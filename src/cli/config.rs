@@ -12,8 +12,9 @@
 //! env = { LANG = "C" }
 //! ```
 //!
-//! Paths are relative to the file; a plugin runs in the file's directory unless `dir` names another.
-//! A key that nobody knows is an error: a setting that is silently ignored is worse than none.
+//! Paths are relative to the file; a plugin runs in the file's directory unless `dir` names
+//! another. A key that nobody knows is an error: a setting that is silently ignored is worse than
+//! none.
 
 use std::fs;
 use std::io;

@@ -1,7 +1,7 @@
 //! Lines of a file or of standard input, read by a thread of their own.
 //!
-//! Reading a terminal or a pipe blocks, and cannot be called off. The thread may then stay behind when
-//! the command ends; the process does not wait for it.
+//! Reading a terminal or a pipe blocks, and cannot be called off. The thread may then stay behind
+//! when the command ends; the process does not wait for it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,7 +1,7 @@
 //! The `plugbus` command.
 //!
-//! One file for each command. What clap parses is low-level: words and flags. Each command makes of it
-//! what it means, with the schema of a method or the content of a file, before it acts.
+//! One file for each command. What clap parses is low-level: words and flags. Each command makes of
+//! it what it means, with the schema of a method or the content of a file, before it acts.
 
 mod arguments;
 mod broadcast;

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::arguments;
 use super::failure::{Failure, Result};
 
-/// The words of a command line as one value: nothing is null, `key=value` pairs are a map, one word is
-/// JSON where it reads as JSON, else text.
+/// The words of a command line as one value: nothing is null, `key=value` pairs are a map, one word
+/// is JSON where it reads as JSON, else text.
 pub(crate) fn from_words(words: &[String]) -> Result<Value> {
     match words {
         [] => Ok(Value::Null),

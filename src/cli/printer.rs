@@ -1,7 +1,7 @@
 //! Prints what plugins print, without ever making them wait.
 //!
-//! A terminal can be stopped (Ctrl-S), a pipe can be full. Then lines are dropped and counted here, so
-//! that neither the broker nor a plugin stands still for somebody who does not read.
+//! A terminal can be stopped (Ctrl-S), a pipe can be full. Then lines are dropped and counted here,
+//! so that neither the broker nor a plugin stands still for somebody who does not read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -47,7 +47,7 @@ impl Sdk {
         if !files.iter().any(|file| is_python(file)) {
             return Ok(Self { directory: None });
         }
-        if let Err(error) = find_program("python3") {
+        if let Err(error) = find_program("python3".as_ref(), std::env::var_os("PATH").as_deref()) {
             return Err(match error {
                 ProgramError::NotInPath { path, .. } => Failure::failed(format_args!(
                     "Python plugins need python3 (3.9 or later), which is not in PATH ({path})"

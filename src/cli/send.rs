@@ -15,8 +15,8 @@ use super::terminal::{DIM, Terminal};
 use crate::id::PluginId;
 use crate::plugin::ChannelSender;
 
-/// Sends each line as a message, no faster than the receiver takes them, and ends when it has handled
-/// the last one.
+/// Sends each line as a message, no faster than the receiver takes them, and ends when it has
+/// handled the last one.
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
     /// The receiver; its channel `inbox` unless another is named

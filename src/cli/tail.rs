@@ -14,8 +14,8 @@ use crate::id::Topic;
 use crate::plugin::{Event, Gap, Received};
 use crate::wire::ContentType;
 
-/// Prints events whose topic fits a pattern, until Ctrl-C. What was published faster than it could be
-/// printed is counted.
+/// Prints events whose topic fits a pattern, until Ctrl-C. What was published faster than it could
+/// be printed is counted.
 #[derive(Debug, clap::Args)]
 pub(super) struct TailArgs {
     /// Topics: * stands for one word, > at the end for the rest

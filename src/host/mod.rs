@@ -16,14 +16,6 @@ pub use output::Stream;
 pub use plugins::{PluginEvent, Plugins, StartError};
 pub use process::SpawnError;
 pub use program::ProgramError;
-pub use spec::PluginSpec;
-
-/// Finds a program as a plugin's command would.
-///
-/// # Errors
-///
-/// Why it cannot be executed.
 #[cfg(feature = "cli")]
-pub(crate) fn find_program(name: &str) -> Result<std::path::PathBuf, ProgramError> {
-    program::find(name.as_ref(), std::env::var_os("PATH").as_deref())
-}
+pub(crate) use program::find as find_program;
+pub use spec::PluginSpec;

@@ -4,7 +4,7 @@
 
 #[cfg(feature = "plugin")]
 pub(crate) mod fd;
-#[cfg(feature = "broker")]
+#[cfg(feature = "cli")]
 pub(crate) mod limits;
 #[cfg(feature = "broker")]
 pub(crate) mod peer;
