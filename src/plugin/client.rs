@@ -28,8 +28,8 @@ use crate::wire::body::{self, RouteKind, Subscribe, Subscribed};
 pub struct Client {
     pub(super) link: Link,
     pub(super) hub: Arc<Hub>,
-    id: Arc<str>,
-    timeout: Option<Duration>,
+    pub(super) id: Arc<str>,
+    pub(super) timeout: Option<Duration>,
     /// Calls made for somebody else must not outlast that one's patience.
     pub(super) deadline: Option<Instant>,
 }

@@ -1,6 +1,5 @@
 //! What goes wrong for a plugin or a client, by kind.
 
-use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -132,7 +131,7 @@ impl Error {
 }
 
 impl Error {
-    fn of_fault(fault: Fault) -> Self {
+    fn from_fault(fault: Fault) -> Self {
         let Fault { code, message, details } = fault;
         match code {
             Code::NotFound => {
@@ -176,26 +175,22 @@ impl Error {
     }
 }
 
-impl Error {
-    fn of_link(error: &LinkError) -> Self {
-        match error {
-            LinkError::Refused(fault) => Self::of_fault(fault.clone()),
-            LinkError::Framing(error) => Self::Protocol((*error).into()),
-            error => Self::BrokerGone(error.to_string()),
-        }
-    }
-}
-
-/// What the broker or another plugin said keeps its kind; the code of any other error is that of an
-/// error without a word of its own.
 impl<E: StdError + 'static> From<E> for Error {
+    /// Errors of this library keep their kind; the others are the handler's own.
     fn from(error: E) -> Self {
-        let any: &dyn Any = &error;
-        if let Some(fault) = any.downcast_ref::<Fault>() {
-            return Self::of_fault(fault.clone());
+        let known: &(dyn StdError + 'static) = &error;
+        if let Some(fault) = known.downcast_ref::<Fault>() {
+            return Self::from_fault(fault.clone());
         }
-        if let Some(error) = any.downcast_ref::<LinkError>() {
-            return Self::of_link(error);
+        if let Some(error) = known.downcast_ref::<LinkError>() {
+            return match error {
+                LinkError::Refused(fault) => Self::from_fault(fault.clone()),
+                LinkError::Framing(error) => Self::Protocol((*error).into()),
+                error => Self::BrokerGone(error.to_string()),
+            };
+        }
+        if let Some(Boxed(error)) = known.downcast_ref::<Boxed>() {
+            return error.clone();
         }
         let mut message = error.to_string();
         let mut source = error.source();

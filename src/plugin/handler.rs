@@ -1,0 +1,250 @@
+//! Handlers without their types: the one place that knows how arguments and results travel.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, mpsc};
+
+use super::codec;
+use super::context::Context;
+use super::error::Result;
+use super::event::{Event, Message, Received, Signal};
+use super::work::Work;
+use crate::net::clock;
+use crate::net::link::Link;
+use crate::peer::Payload;
+
+/// Futures of handlers stay on the thread of the plugin, so that handlers need not be `Send`.
+type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Arguments in, result out.
+pub(super) type MethodHandler = Rc<dyn Fn(Payload, Context) -> LocalFuture<Result<Vec<u8>>>>;
+/// Runs until its queue is closed.
+pub(super) type ChannelHandler = Rc<dyn Fn(ChannelQueue, Context) -> LocalFuture<()>>;
+/// Runs until the subscription ends.
+pub(super) type EventHandler =
+    Rc<dyn Fn(mpsc::Receiver<Received>, Context, Rc<Work>) -> LocalFuture<()>>;
+pub(super) type SignalHandler = Rc<dyn Fn(Signal, Context) -> LocalFuture<Result<()>>>;
+
+pub(super) fn method<A, R, F>(handler: F, known: Vec<String>) -> MethodHandler
+where
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+    F: AsyncFn(A, &Context) -> Result<R> + 'static,
+{
+    let handler = Rc::new((handler, known));
+    Rc::new(move |payload, context| {
+        let handler = Rc::clone(&handler);
+        Box::pin(async move {
+            let (handler, known) = &*handler;
+            let arguments = codec::decode_arguments(&payload, known)?;
+            drop(payload);
+            codec::encode(&handler(arguments, &context).await?)
+        })
+    })
+}
+
+pub(super) fn signal<F>(handler: F) -> SignalHandler
+where
+    F: AsyncFn(Signal, &Context) -> Result<()> + 'static,
+{
+    let handler = Rc::new(handler);
+    Rc::new(move |signal, context| {
+        let handler = Rc::clone(&handler);
+        Box::pin(async move { handler(signal, &context).await })
+    })
+}
+
+pub(super) fn event<F>(handler: F) -> EventHandler
+where
+    F: AsyncFn(Event, &Context) -> Result<()> + 'static,
+{
+    let handler = Rc::new(handler);
+    Rc::new(move |mut events, context, work| {
+        let handler = Rc::clone(&handler);
+        Box::pin(async move {
+            while let Some(received) = events.recv().await {
+                let _working = work.begin();
+                match received {
+                    Received::Gap(gap) => log::warn!("{} events missed: {}", gap.count, gap.cause),
+                    Received::Event(event) => {
+                        let topic = event.topic.clone();
+                        let context = context.with_caller(event.from.clone());
+                        if let Err(error) = handler(event, &context).await {
+                            log::error!("handler of event `{topic}`: {error:?}");
+                        }
+                    }
+                }
+            }
+        })
+    })
+}
+
+pub(super) fn channel<F>(handler: F) -> ChannelHandler
+where
+    F: AsyncFn(Message, &Context) -> Result<()> + 'static,
+{
+    let handler = Rc::new(handler);
+    Rc::new(move |queue, context| {
+        let handler = Rc::clone(&handler);
+        // One future for the whole life of the route: nothing is allocated for a message.
+        Box::pin(async move {
+            let mut batch = VecDeque::new();
+            while queue.take(&mut batch).await {
+                let mut unacknowledged = None;
+                let mut since = clock::instant();
+                let mut count = 0_usize;
+                while let Some(message) = batch.pop_front() {
+                    let id = message.id;
+                    let mut handling = std::pin::pin!(handler(message, &context));
+                    let first = std::future::poll_fn(|cx| {
+                        Poll::Ready(match handling.as_mut().poll(cx) {
+                            Poll::Ready(result) => Some(result),
+                            Poll::Pending => None,
+                        })
+                    });
+                    let (result, waited) = match first.await {
+                        Some(result) => (result, false),
+                        None => {
+                            // What is done must not wait for what is not.
+                            if let Some(id) = unacknowledged.take() {
+                                queue.ack(id);
+                            }
+                            (handling.await, true)
+                        }
+                    };
+                    queue.done(id, result);
+                    unacknowledged = Some(id);
+                    count += 1;
+                    let pause = waited
+                        || count.is_multiple_of(ACK_COUNT_MAX)
+                        || (count.is_multiple_of(CLOCK_EVERY)
+                            && clock::instant() - since >= ACK_AFTER);
+                    if pause && let Some(id) = unacknowledged.take() {
+                        queue.ack(id);
+                        since = clock::instant();
+                        // Handlers that never wait must not keep the connection from being read.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                if let Some(id) = unacknowledged {
+                    queue.ack(id);
+                }
+            }
+        })
+    })
+}
+
+/// Messages handled between two acknowledgements, at most: a sixteenth of the window, so that the
+/// sender never runs dry.
+const ACK_COUNT_MAX: usize = 1024;
+
+/// After how many messages the clock is looked at.
+const CLOCK_EVERY: usize = 16;
+
+/// Time between two acknowledgements, at most, of handlers that do not wait.
+const ACK_AFTER: Duration = Duration::from_millis(5);
+
+/// Messages of one announced route that wait for their handler. Bounded by the sender's window,
+/// since none is acknowledged before it is handled.
+#[derive(Clone)]
+pub(super) struct ChannelQueue(Rc<Queue>);
+
+struct Queue {
+    name: String,
+    slot: usize,
+    link: Link,
+    work: Rc<Work>,
+    messages: RefCell<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Message>,
+    closed: bool,
+    failed: u64,
+}
+
+impl ChannelQueue {
+    pub(super) fn new(name: String, slot: usize, link: Link, work: Rc<Work>) -> Self {
+        let messages = RefCell::default();
+        Self(Rc::new(Queue { name, slot, link, work, messages, changed: Notify::new() }))
+    }
+
+    #[inline]
+    pub(super) fn push(&self, message: Message) {
+        let mut waiting = self.0.messages.borrow_mut();
+        if waiting.messages.is_empty() {
+            self.0.changed.notify_one();
+        }
+        waiting.messages.push_back(message);
+        self.0.work.add();
+    }
+
+    /// No more will come; what is here is still handled. Acknowledging it does no harm: the route
+    /// is gone.
+    pub(super) fn close(&self) {
+        self.0.messages.borrow_mut().closed = true;
+        self.0.changed.notify_one();
+    }
+
+    /// Waits for messages and takes all. False when there will be none.
+    async fn take(&self, batch: &mut VecDeque<Message>) -> bool {
+        loop {
+            {
+                let mut waiting = self.0.messages.borrow_mut();
+                if !waiting.messages.is_empty() {
+                    std::mem::swap(&mut waiting.messages, batch);
+                    return true;
+                }
+                if waiting.closed {
+                    return false;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    fn done(&self, id: u64, result: Result<()>) {
+        self.0.work.remove();
+        if let Err(error) = result {
+            let mut waiting = self.0.messages.borrow_mut();
+            waiting.failed += 1;
+            let (name, failed) = (&self.0.name, waiting.failed);
+            log::error!("handler of {name}, message {id} (failure {failed}): {error:?}");
+        }
+    }
+
+    fn ack(&self, id: u64) {
+        self.0.link.tell(|peer, now| peer.ack(self.0.slot, id, now));
+    }
+}
+
+/// The JSON Schema of a type, and the names of its fields where those are all there are.
+pub(super) fn schema_of<T: JsonSchema>() -> (serde_json::Value, Vec<String>) {
+    let mut schema = schemars::schema_for!(T).to_value();
+    if let Some(object) = schema.as_object_mut() {
+        // Who reads schemas here knows the dialect.
+        object.remove("$schema");
+    }
+    if schema.get("type").and_then(|kind| kind.as_str()) == Some("null") {
+        return (serde_json::json!({ "type": "object", "properties": {} }), Vec::new());
+    }
+    let open = schema.get("additionalProperties").is_some_and(|value| value != false)
+        || ["$ref", "allOf", "anyOf", "oneOf"].iter().any(|key| schema.get(key).is_some());
+    let fields = schema.get("properties").and_then(|value| value.as_object());
+    let names = match fields {
+        Some(fields) if !open => fields.keys().cloned().collect(),
+        _ => Vec::new(),
+    };
+    (schema, names)
+}

@@ -1,0 +1,388 @@
+//! The Rust SDK against a real broker: plugins and clients in this process, over its socket.
+
+#![cfg(all(feature = "broker", feature = "plugin"))]
+
+mod common;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use common::TestBroker;
+use plugbus::plugin::{self, Context, Error, Event, Message, Plugin, Received, Result, Signal};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::LocalSet;
+
+#[derive(Deserialize, JsonSchema, Serialize)]
+struct Greet {
+    /// Who is greeted.
+    name: String,
+    #[serde(default)]
+    times: Option<u8>,
+}
+
+async fn greet(arguments: Greet, _: &Context) -> Result<String> {
+    let times = usize::from(arguments.times.unwrap_or(1));
+    Ok(vec![format!("Hello {}", arguments.name); times].join(", "))
+}
+
+#[test]
+fn a_call_brings_the_result_or_names_what_is_wrong() {
+    with_broker(async |socket| {
+        let _plugin = start(hello(&socket), "hello", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let greeting: String = client.call("hello.greet", &json!({"name": "Ann"})).await.unwrap();
+        assert_eq!(greeting, "Hello Ann");
+
+        let call = async |method: &str, arguments: Value| {
+            client.call::<String, _>(method, &arguments).await.unwrap_err()
+        };
+        let error = call("hello.greet", json!({"name": "Ann", "tmes": 2})).await;
+        assert!(
+            matches!(&error, Error::InvalidArgument { field, message }
+                if field == "tmes" && message.contains("did you mean `times`?")),
+            "{error:?}"
+        );
+        let error = call("hello.greet", json!({"name": 7})).await;
+        assert!(matches!(&error, Error::InvalidArgument { field, .. } if field == "name"));
+        let error = call("hello.greet", json!({})).await;
+        assert!(matches!(&error, Error::InvalidArgument { field, .. } if field == "name"));
+        let error = call("hello.gret", json!({})).await;
+        assert!(
+            matches!(&error, Error::NotFound { suggestions, .. }
+                if suggestions.iter().any(|name| name.contains("greet"))),
+            "{error:?}"
+        );
+        let error = call("helo.greet", json!({})).await;
+        assert!(matches!(&error, Error::NotFound { .. }), "{error:?}");
+        let error = call("hello.fail", json!({})).await;
+        assert_eq!(error, Error::handler("out-of-stock", "no greeting left"));
+        let error = call("hello.std_error", json!({})).await;
+        assert!(matches!(&error, Error::Handler { message, .. } if message.contains("digit")));
+        let error = call("hello.panic", json!({})).await;
+        assert!(matches!(&error, Error::Handler { code, .. } if code == "panic"), "{error:?}");
+        let greeting: String = client.call("hello.greet", &json!({"name": "B"})).await.unwrap();
+        assert_eq!(greeting, "Hello B", "after all of that");
+    });
+}
+
+#[test]
+fn a_list_of_targets_has_a_result_for_each() {
+    with_broker(async |socket| {
+        let _plugin = start(hello(&socket), "hello", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let arguments = json!({"name": "Ann"});
+        let targets = ["hello.greet", "nobody.greet", "hello.greet"];
+        let results: Vec<Result<String>> = client.call_many(&targets, &arguments).await;
+        assert_eq!(results[0], Ok("Hello Ann".to_owned()));
+        assert!(matches!(results[1], Err(Error::NotFound { .. })));
+        assert_eq!(results[2], Ok("Hello Ann".to_owned()));
+        assert!(client.publish_many(&["a.b", "not a topic"], &1).await[1].is_err());
+    });
+}
+
+#[test]
+fn what_a_plugin_serves_can_be_read() {
+    with_broker(async |socket| {
+        let _plugin = start(hello(&socket), "hello", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let plugin = client.query("plugin", Some("hello")).await.unwrap();
+        let methods = plugin["methods"].as_array().unwrap();
+        let greet = methods.iter().find(|method| method["name"] == "greet").unwrap();
+        assert_eq!(greet["help"], "Says hello.");
+        assert_eq!(greet["idempotent"], true);
+        assert_eq!(greet["params"]["properties"]["name"]["description"], "Who is greeted.");
+        assert_eq!(greet["params"]["required"], json!(["name"]));
+        assert_eq!(greet["result"]["type"], "string");
+    });
+}
+
+/// Every message exactly once, in order, and acknowledged; more of them than a window holds.
+#[test]
+fn a_channel_keeps_its_order() {
+    const COUNT: u64 = 40_000;
+    with_broker(async |socket| {
+        let (seen, mut done) = mpsc::channel(1);
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let plugin = Plugin::new("sink").socket(&socket).channel("bulk", {
+            let received = Rc::clone(&received);
+            async move |message: Message, context: &Context| {
+                assert_eq!(message.attempt(), 1);
+                let number = u64::from_le_bytes(message.body().try_into().unwrap());
+                if number % 5_000 == 17 {
+                    tokio::task::yield_now().await; // Some handlers wait, most do not.
+                }
+                received.borrow_mut().push((message.id(), number));
+                if message.id() == COUNT {
+                    seen.send(context.caller().to_owned()).await.unwrap();
+                }
+                if number == 23 {
+                    return Err(Error::handler("odd", "a failing handler stops nothing"));
+                }
+                Ok(())
+            }
+        });
+        let _plugin = start(plugin, "sink", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let sender = client.sender("sink/bulk").await.unwrap();
+        for number in 0..COUNT {
+            assert_eq!(sender.send(&number.to_le_bytes()).await.unwrap(), number + 1);
+        }
+        sender.flush().await.unwrap();
+        assert_eq!(sender.progress().accepted, COUNT);
+        sender.completed().await.unwrap();
+        assert_eq!(sender.progress().completed, COUNT);
+        assert_eq!(done.recv().await.unwrap(), client.id());
+        let expected: Vec<(u64, u64)> = (0..COUNT).map(|number| (number + 1, number)).collect();
+        assert!(*received.borrow() == expected, "in order, once each");
+    });
+}
+
+#[test]
+fn large_values_arrive_whole() {
+    with_broker(async |socket| {
+        let plugin = Plugin::new("echo").socket(&socket).method("echo", async |text: Text, _: &Context| Ok(text));
+        let _plugin = start(plugin, "echo", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let text: String = ('a'..='z').cycle().take(3 << 20).collect();
+        let echoed: Text = client.call("echo.echo", &Text { text: text.clone() }).await.unwrap();
+        assert!(echoed.text == text);
+    });
+}
+
+#[derive(Deserialize, JsonSchema, Serialize)]
+struct Text {
+    text: String,
+}
+
+#[test]
+fn events_reach_subscriptions_and_handlers() {
+    with_broker(async |socket| {
+        let (seen, mut handled) = mpsc::channel(8);
+        let plugin = Plugin::new("ear").socket(&socket).on("order.*", {
+            let seen = seen.clone();
+            async move |event: Event, context: &Context| {
+                let number: u32 = event.parse()?;
+                seen.send((event.topic().to_owned(), number, context.caller().to_owned())).await?;
+                Ok(())
+            }
+        });
+        let plugin = plugin.on("all", async move |event: Event, _: &Context| {
+            seen.send((event.topic().to_owned(), 0, String::new())).await?;
+            Ok(())
+        });
+        let _plugin = start(plugin, "ear", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let mut subscription = client.subscribe("order.>").await.unwrap();
+        client.publish("order.created", &7).await.unwrap();
+        client.publish("other", &8).await.unwrap();
+        client.publish("order.paid", &9).await.unwrap();
+        for (topic, number) in [("order.created", 7), ("order.paid", 9)] {
+            let Some(Received::Event(event)) = subscription.next().await else { panic!("an event") };
+            assert_eq!((event.topic(), event.from()), (topic, client.id()));
+            assert_eq!(event.parse::<u32>().unwrap(), number);
+            let expected = (topic.to_owned(), number, client.id().to_owned());
+            assert_eq!(handled.recv().await.unwrap(), expected);
+        }
+        client.broadcast("all", &()).await.unwrap();
+        assert_eq!(handled.recv().await.unwrap().0, "all");
+    });
+}
+
+#[test]
+fn a_signal_arrives_with_its_data() {
+    with_broker(async |socket| {
+        let (seen, mut handled) = mpsc::channel(1);
+        let handler = async move |signal: Signal, _: &Context| {
+            let from = signal.from().map(str::to_owned);
+            seen.send((from, signal.data().cloned())).await?;
+            Ok(())
+        };
+        let plugin = Plugin::new("deaf").socket(&socket).signal("reload", handler);
+        let _plugin = start(plugin, "deaf", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        client.signal_with("deaf", "reload", Some(json!({"hard": true}))).unwrap();
+        let expected = (Some(client.id().to_owned()), Some(json!({"hard": true})));
+        assert_eq!(handled.recv().await.unwrap(), expected);
+    });
+}
+
+/// The caller's deadline holds for what the handler calls, and its end drops the handler.
+#[test]
+fn deadline_and_cancel_travel() {
+    with_broker(async |socket| {
+        let (dropped, mut drops) = mpsc::channel::<&str>(8);
+        let running = Rc::new(Notify::new());
+        let slow = {
+            let (dropped, running) = (dropped.clone(), Rc::clone(&running));
+            async move |(): (), context: &Context| -> Result<()> {
+                let _guard = OnDrop("slow", dropped.clone());
+                assert!(context.deadline().is_some());
+                running.notify_one();
+                std::future::pending().await
+            }
+        };
+        let relay = async move |(): (), context: &Context| -> Result<()> {
+            let _guard = OnDrop("relay", dropped.clone());
+            context.call("slow.wait", &json!({})).await
+        };
+        let plugin = Plugin::new("slow").socket(&socket).method("wait", slow).method("relay", relay);
+        let _plugin = start(plugin, "slow", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+
+        let soon = client.with_timeout(Duration::from_millis(50));
+        let error = soon.call::<(), _>("slow.relay", &json!({})).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout(_) | Error::Handler { .. }), "{error:?}");
+        let mut ended = [drops.recv().await.unwrap(), drops.recv().await.unwrap()];
+        ended.sort_unstable();
+        assert_eq!(ended, ["relay", "slow"], "the inner call inherited the deadline");
+        running.notified().await;
+
+        let arguments = json!({});
+        let mut call = Box::pin(client.call::<(), _>("slow.wait", &arguments));
+        tokio::select! {
+            result = &mut call => panic!("{result:?}"),
+            () = running.notified() => (),
+        }
+        drop(call);
+        assert_eq!(drops.recv().await, Some("slow"), "dropping the call cancels it");
+    });
+}
+
+struct OnDrop(&'static str, mpsc::Sender<&'static str>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.1.try_send(self.0).unwrap();
+    }
+}
+
+#[test]
+fn every_caller_learns_that_the_callee_died() {
+    with_broker(async |socket| {
+        let running = Rc::new(Notify::new());
+        let slow = {
+            let running = Rc::clone(&running);
+            async move |(): (), _: &Context| -> Result<()> {
+                running.notify_one();
+                std::future::pending().await
+            }
+        };
+        let plugin = Plugin::new("frail").socket(&socket).method("wait", slow);
+        let plugin = start(plugin, "frail", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let call = tokio::task::spawn_local(async move {
+            client.call::<(), _>("frail.wait", &json!({})).await.unwrap_err()
+        });
+        running.notified().await;
+        plugin.abort();
+        let error = call.await.unwrap();
+        assert!(matches!(error, Error::PeerDied { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn an_id_that_is_live_is_refused() {
+    with_broker(async |socket| {
+        let _plugin = start(hello(&socket), "hello", &socket).await;
+        let error = hello(&socket).run().await.unwrap_err();
+        assert!(matches!(&error, Error::Identity(fault) if fault.message.contains("hello")));
+    });
+}
+
+#[test]
+fn a_wrong_description_is_told_before_anything_happens() {
+    let runtime = runtime();
+    for (plugin, hint) in [
+        (Plugin::new("Hello"), "Hello"),
+        (Plugin::new("a").method("greet", greet).method("greet", greet), "twice"),
+        (Plugin::new("a").on("a..b", async |_: Event, _: &Context| Ok(())), "a..b"),
+        (Plugin::new("a").help("nothing to help with"), "follows"),
+    ] {
+        let plugin = plugin.socket("/nonexistent/plugbus.sock");
+        let error = runtime.block_on(plugin.run()).unwrap_err();
+        assert!(matches!(&error, Error::Plugin(message) if message.contains(hint)), "{error:?}");
+    }
+    let plugin = Plugin::new("a").socket("/nonexistent/plugbus.sock");
+    let error = runtime.block_on(plugin.run()).unwrap_err();
+    assert!(matches!(&error, Error::Connect(message) if message.contains("plugbus up")));
+}
+
+#[test]
+fn the_brokers_end_is_the_end_of_plugins_and_calls() {
+    let broker = TestBroker::start();
+    let socket = broker.socket();
+    let runtime = runtime();
+    LocalSet::new().block_on(&runtime, async {
+        let running = Rc::new(Notify::new());
+        let slow = {
+            let running = Rc::clone(&running);
+            async move |(): (), _: &Context| -> Result<()> {
+                running.notify_one();
+                std::future::pending().await
+            }
+        };
+        let idle = start(hello(&socket), "hello", &socket).await;
+        let plugin = Plugin::new("slow").socket(&socket).method("wait", slow);
+        let _busy = start(plugin, "slow", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        let call = tokio::task::spawn_local(async move {
+            client.call::<(), _>("slow.wait", &json!({})).await.unwrap_err()
+        });
+        running.notified().await;
+        let shutdown = tokio::task::spawn_blocking(move || drop(broker));
+        let outcome = idle.await.unwrap();
+        assert_eq!(outcome, Ok(()), "told to stop, it stopped in order");
+        let error = call.await.unwrap();
+        assert!(
+            matches!(error, Error::BrokerGone(_) | Error::PeerDied { .. } | Error::Cancelled(_)),
+            "one outcome: {error:?}"
+        );
+        shutdown.await.unwrap();
+    });
+}
+
+fn hello(socket: &PathBuf) -> Plugin {
+    Plugin::new("hello")
+        .socket(socket)
+        .method("greet", greet)
+        .help("Says hello.")
+        .idempotent()
+        .method("fail", async |(): (), _: &Context| -> Result<String> {
+            Err(Error::handler("out-of-stock", "no greeting left"))
+        })
+        .method("std_error", async |(): (), _: &Context| -> Result<u8> { Ok("x".parse::<u8>()?) })
+        .method("panic", async |(): (), _: &Context| -> Result<u8> { panic!("on purpose") })
+}
+
+/// Runs a plugin on this thread, until the handle is aborted.
+async fn start(
+    plugin: Plugin,
+    id: &str,
+    socket: &PathBuf,
+) -> tokio::task::JoinHandle<Result<()>> {
+    let client = plugin::connect_to(socket).await.unwrap();
+    let mut states = client.subscribe(&format!("plugbus.lifecycle.{id}.*")).await.unwrap();
+    let handle = tokio::task::spawn_local(plugin.run());
+    while let Some(received) = states.next().await {
+        if matches!(&received, Received::Event(event) if event.topic().ends_with(".ready")) {
+            return handle;
+        }
+    }
+    panic!("the broker went away before `{id}` was ready")
+}
+
+fn with_broker(test: impl AsyncFnOnce(PathBuf)) {
+    let broker = TestBroker::start();
+    let runtime = runtime();
+    LocalSet::new().block_on(&runtime, test(broker.socket()));
+    drop(runtime);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
