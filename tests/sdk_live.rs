@@ -145,7 +145,9 @@ fn a_channel_keeps_its_order() {
 #[test]
 fn large_values_arrive_whole() {
     with_broker(async |socket| {
-        let plugin = Plugin::new("echo").socket(&socket).method("echo", async |text: Text, _: &Context| Ok(text));
+        let plugin = Plugin::new("echo")
+            .socket(&socket)
+            .method("echo", async |text: Text, _: &Context| Ok(text));
         let _plugin = start(plugin, "echo", &socket).await;
         let client = plugin::connect_to(&socket).await.unwrap();
         let text: String = ('a'..='z').cycle().take(3 << 20).collect();
@@ -182,7 +184,9 @@ fn events_reach_subscriptions_and_handlers() {
         client.publish("other", &8).await.unwrap();
         client.publish("order.paid", &9).await.unwrap();
         for (topic, number) in [("order.created", 7), ("order.paid", 9)] {
-            let Some(Received::Event(event)) = subscription.next().await else { panic!("an event") };
+            let Some(Received::Event(event)) = subscription.next().await else {
+                panic!("an event")
+            };
             assert_eq!((event.topic(), event.from()), (topic, client.id()));
             assert_eq!(event.parse::<u32>().unwrap(), number);
             let expected = (topic.to_owned(), number, client.id().to_owned());
@@ -230,7 +234,8 @@ fn deadline_and_cancel_travel() {
             let _guard = OnDrop("relay", dropped.clone());
             context.call("slow.wait", &json!({})).await
         };
-        let plugin = Plugin::new("slow").socket(&socket).method("wait", slow).method("relay", relay);
+        let plugin =
+            Plugin::new("slow").socket(&socket).method("wait", slow).method("relay", relay);
         let _plugin = start(plugin, "slow", &socket).await;
         let client = plugin::connect_to(&socket).await.unwrap();
 
@@ -360,11 +365,7 @@ fn hello(socket: &PathBuf) -> Plugin {
 }
 
 /// Runs a plugin on this thread, until the handle is aborted.
-async fn start(
-    plugin: Plugin,
-    id: &str,
-    socket: &PathBuf,
-) -> tokio::task::JoinHandle<Result<()>> {
+async fn start(plugin: Plugin, id: &str, socket: &PathBuf) -> tokio::task::JoinHandle<Result<()>> {
     let client = plugin::connect_to(socket).await.unwrap();
     let mut states = client.subscribe(&format!("plugbus.lifecycle.{id}.*")).await.unwrap();
     let handle = tokio::task::spawn_local(plugin.run());

@@ -3,8 +3,8 @@
 //! Types are encoded as people read them (an address as text, a struct as a map), so that every
 //! language and the JSON Schema of a method agree on them.
 
-use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use crate::limit;
@@ -89,11 +89,23 @@ fn try_decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, (String, Stri
                 if is_unit::<T>() && matches!(body, [] | [EMPTY_MAP]) { &[NIL] } else { body };
             let mut deserializer = rmp_serde::Deserializer::new(body).with_human_readable();
             deserializer.set_max_depth(DEPTH_MAX);
-            serde_path_to_error::deserialize(&mut deserializer)
-                .map_err(|error| (error.path().to_string(), error.inner().to_string()))
+            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+                let told = (error.path().to_string(), error.inner().to_string());
+                explain::<T>(body).unwrap_or(told)
+            })
         }
         content => Err((String::new(), format!("expected MessagePack or JSON, not {content:?}"))),
     }
+}
+
+/// The same failure in words: the MessagePack decoder names markers, the JSON one types and values.
+#[cold]
+fn explain<T: DeserializeOwned>(body: &[u8]) -> Option<(String, String)> {
+    let mut deserializer = rmp_serde::Deserializer::new(body);
+    deserializer.set_max_depth(DEPTH_MAX);
+    let value = serde_json::Value::deserialize(&mut deserializer).ok()?;
+    let error = serde_path_to_error::deserialize::<_, T>(value).err()?;
+    Some((error.path().to_string(), error.inner().to_string()))
 }
 
 fn is_unit<T>() -> bool {
@@ -112,7 +124,6 @@ const DEPTH_MAX: usize = limit::NESTING_MAX * 4;
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
     use serde_json::json;
 
     use super::*;
@@ -138,14 +149,10 @@ mod tests {
             (json!({"width": 3, "zzz": 3}), "zzz", "there are width, frame"),
             (json!({"width": 3, "frame": {"colour": 7}}), "frame.colour", "string"),
             (json!({"width": 3, "frame": {}}), "frame.colour", "missing"),
-            (json!([1]), "", ""),
         ] {
             for payload in both(&arguments) {
                 let known = ["width".to_owned(), "frame".to_owned()];
                 let error = decode_arguments::<Resize>(&payload, &known[..]).map(|_| ());
-                if arguments.is_array() {
-                    continue; // A sequence of fields is a struct to serde too.
-                }
                 let Err(Error::InvalidArgument { field: named, message }) = error else {
                     panic!("{arguments} was taken: {error:?}")
                 };
