@@ -1,6 +1,7 @@
 //! The Rust SDK against a real broker: plugins and clients in this process, over its socket.
 
 #![cfg(all(feature = "broker", feature = "plugin"))]
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere")]
 
 mod common;
 

@@ -58,20 +58,18 @@ fn refuse_unknown(payload: &Payload, known: &[String]) -> Result<()> {
     let Ok(keys) = try_decode::<Keys>(payload) else {
         return Ok(()); // Not a map: decoding says so better.
     };
-    for key in keys.keys().filter(|key| !known.contains(key)) {
-        let closest = known
-            .iter()
-            .map(|name| (strsim::damerau_levenshtein(name, key), name))
-            .min()
-            .filter(|(distance, name)| *distance <= name.len().div_ceil(3).max(1));
-        let hint = match closest {
-            Some((_, name)) => format!("did you mean `{name}`?"),
-            None => format!("there are {}", known.join(", ")),
-        };
-        let message = format!("no argument `{key}`; {hint}");
-        return Err(Error::InvalidArgument { field: key.clone(), message });
-    }
-    Ok(())
+    let Some(key) = keys.keys().find(|key| !known.contains(key)) else { return Ok(()) };
+    let closest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(name, key), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(3).max(1));
+    let hint = match closest {
+        Some((_, name)) => format!("did you mean `{name}`?"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    let message = format!("no argument `{key}`; {hint}");
+    Err(Error::InvalidArgument { field: key.clone(), message })
 }
 
 /// On failure gives the place and what is wrong there.

@@ -40,22 +40,7 @@ pub enum Error {
         verdict: Verdict,
     },
     /// A limit was reached.
-    Refused {
-        /// All of it in one sentence.
-        message: String,
-        /// What ran out.
-        resource: String,
-        /// Whose it is.
-        holder: String,
-        /// How much of it is in use.
-        used: u64,
-        /// How much there is.
-        limit: u64,
-        /// Who uses it.
-        blame: String,
-        /// When to try again; none where that depends on one's own progress.
-        retry_after: Option<Duration>,
-    },
+    Refused(Box<Refusal>),
     /// An argument does not fit.
     InvalidArgument {
         /// Which one, as a path; empty where it is all of them.
@@ -82,6 +67,26 @@ pub enum Error {
     Plugin(String),
 }
 
+/// A limit, and everything that a refusal has to say about it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// All of it in one sentence.
+    pub message: String,
+    /// What ran out.
+    pub resource: String,
+    /// Whose it is.
+    pub holder: String,
+    /// How much of it is in use.
+    pub used: u64,
+    /// How much there is.
+    pub limit: u64,
+    /// Who uses it.
+    pub blame: String,
+    /// When to try again; none where that depends on one's own progress.
+    pub retry_after: Option<Duration>,
+}
+
 impl Error {
     /// An error of a handler that its caller can tell from others by `code`.
     #[must_use]
@@ -105,7 +110,7 @@ impl Error {
             Self::Denied(_) => Code::Denied,
             Self::Cancelled(_) => Code::Cancelled,
             Self::PeerDied { .. } => Code::PeerDied,
-            Self::Refused { .. } => Code::Refused,
+            Self::Refused(_) => Code::Refused,
             Self::InvalidArgument { .. } => Code::InvalidArgument,
             Self::Handler { .. } | Self::Plugin(_) => Code::HandlerFailed,
             Self::Protocol(fault) | Self::Identity(fault) => fault.code,
@@ -152,7 +157,7 @@ impl Error {
                 };
                 Self::PeerDied { message, verdict }
             }
-            Code::Refused => Self::Refused {
+            Code::Refused => Self::Refused(Box::new(Refusal {
                 message,
                 resource: text(&details, "resource"),
                 holder: text(&details, "holder"),
@@ -163,7 +168,7 @@ impl Error {
                     0 => None,
                     milliseconds => Some(Duration::from_millis(milliseconds)),
                 },
-            },
+            })),
             Code::InvalidArgument => {
                 Self::InvalidArgument { field: text(&details, "field"), message }
             }
@@ -241,12 +246,12 @@ impl fmt::Display for Error {
             | Self::Denied(message)
             | Self::Cancelled(message)
             | Self::PeerDied { message, .. }
-            | Self::Refused { message, .. }
             | Self::InvalidArgument { message, .. }
             | Self::Handler { message, .. }
             | Self::BrokerGone(message)
             | Self::Connect(message)
             | Self::Plugin(message) => f.write_str(message),
+            Self::Refused(refusal) => f.write_str(&refusal.message),
             Self::Protocol(fault) | Self::Identity(fault) => fault.fmt(f),
         }
     }
@@ -285,11 +290,11 @@ fn number(details: &Details, key: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Refusal;
+    use crate::error::Refusal as Told;
 
     #[test]
     fn a_refusal_keeps_its_explanation() {
-        let fault = Fault::refused(&Refusal {
+        let fault = Fault::refused(&Told {
             resource: "unanswered requests",
             holder: "web",
             used: 16,
@@ -297,11 +302,9 @@ mod tests {
             blame: "web",
             retry_after_ms: 50,
         });
-        let Error::Refused { resource, used, retry_after, .. } = fault.into() else {
-            panic!("a refusal stays one")
-        };
-        assert_eq!((resource.as_str(), used), ("unanswered requests", 16));
-        assert_eq!(retry_after, Some(Duration::from_millis(50)));
+        let Error::Refused(refusal) = fault.into() else { panic!("a refusal stays one") };
+        assert_eq!((refusal.resource.as_str(), refusal.used), ("unanswered requests", 16));
+        assert_eq!(refusal.retry_after, Some(Duration::from_millis(50)));
     }
 
     #[test]

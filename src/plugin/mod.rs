@@ -64,7 +64,7 @@ pub use self::channel::{ChannelSender, Progress};
 pub use self::client::Client;
 pub use self::context::Context;
 use self::dial::Endpoint;
-pub use self::error::{Error, Result};
+pub use self::error::{Error, Refusal, Result};
 pub use self::event::{Event, Gap, Message, Received, Signal};
 use self::handler::{ChannelHandler, EventHandler, MethodHandler, SignalHandler};
 pub use self::subscription::Subscription;
