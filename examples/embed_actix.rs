@@ -34,6 +34,7 @@ impl Handler<Call> for Gallery {
 }
 
 #[actix::main]
+#[expect(clippy::print_stdout, reason = "a program prints its results")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().name("gallery").start().await?;
     let gallery = Gallery::default().start();

@@ -40,6 +40,7 @@ impl Handler<Call> for Sum {
 }
 
 #[actix::main]
+#[expect(clippy::print_stdout, reason = "a program prints its results")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().start().await?;
     let sum = Sum::default().start();
