@@ -1,8 +1,8 @@
 //! Actors of the host as participants.
 //!
 //! A participant is a session like any other, over a socket pair inside the process, so that the
-//! same engine decides about it. Its actors are reached through `Recipient`: the broker knows no type of
-//! the host's, the host no actor of the broker's.
+//! same engine decides about it. Its actors are reached through `Recipient`: the broker knows no
+//! type of the host's, the host no actor of the broker's.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
