@@ -2,6 +2,8 @@
 //!
 //! Run with `cargo run --example embed_actix`. It plays the plugin itself, as a second participant.
 
+#![expect(clippy::print_stdout, reason = "a program prints its results")]
+
 use actix::prelude::*;
 use plugbus::error::Fault;
 use plugbus::{Broker, Call, Event, Reply};
@@ -34,7 +36,6 @@ impl Handler<Call> for Gallery {
 }
 
 #[actix::main]
-#[expect(clippy::print_stdout, reason = "a program prints its results")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = Broker::builder().name("gallery").start().await?;
     let gallery = Gallery::default().start();

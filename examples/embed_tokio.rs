@@ -3,10 +3,11 @@
 //!
 //! Run with `cargo run --example embed_tokio`.
 
+#![expect(clippy::print_stdout, reason = "a program prints its results")]
+
 use plugbus::Broker;
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "a program prints its results")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("run/app.sock");
