@@ -31,7 +31,7 @@ pub use effects::{Effects, Now};
 pub use ledger::{Account, Charge, Ledger, Resource};
 pub use method::MethodRoute;
 pub use outbox::Outbox;
-pub use port::{Features, NextDeadline, Port, Wake};
+pub use port::{Features, NextDeadline, Pending, Port, Wake};
 pub use router::{Change, ChangeKind, DeadLetter, Router, RouterSettings};
 pub use session::Session;
 pub use tally::{Tallies, Tally, TallySnapshot};

@@ -74,6 +74,17 @@ pub struct Features {
     pub checksum: bool,
 }
 
+/// What the writing side of a session has before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Pending {
+    /// Something waits to be written.
+    Some,
+    /// Nothing waits; the driver is woken when that changes.
+    None,
+    /// The session is to end and has nothing left to write.
+    End,
+}
+
 /// What a route number stands for.
 #[derive(Clone, Debug)]
 pub(crate) enum Route {
@@ -211,6 +222,18 @@ impl Port {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.outbox.lock().state(), State::Closed(_))
+    }
+
+    /// What the writing side has to do next.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let outbox = self.outbox.lock();
+        match outbox.state() {
+            State::Closed(_) => Pending::End,
+            _ if !outbox.is_empty() => Pending::Some,
+            State::Draining(_) => Pending::End,
+            State::Open => Pending::None,
+        }
     }
 
     /// Whether something waits to be written.

@@ -1,8 +1,9 @@
 //! Moves bytes between one socket and the engine: reads feed a [`Session`], the outbox of its
 //! [`Port`] is drained into writes.
 //!
-//! Nothing is decided here. Reading yields after each buffer, so that a flood does not starve the
-//! neighbours; writing gathers what is queued into few, large writes.
+//! Nothing is decided here. Reading yields after each full buffer, so that a flood does not starve
+//! the neighbours; after one that was not filled it waits for the socket anyway. Writing gathers
+//! what is queued into few, large writes.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::{buffers, clock};
-use crate::engine::{Change, Effects, Port, Session};
+use crate::engine::{Change, Effects, Pending, Port, Session};
 use crate::error::{Fault, FrameError};
 use crate::limit;
 use crate::wire::body::{self, Hello};
@@ -52,7 +53,7 @@ pub(crate) async fn read_hello(
         }
         stream.readable().await?;
         input.reserve(needed(input).max(HELLO_READ_SIZE));
-        match stream.try_read_buf(input) {
+        match read_once(stream, input) {
             Ok(0) => return Ok(None),
             Ok(_) => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
@@ -84,11 +85,15 @@ pub(crate) async fn read(
     changes: &impl Changes,
 ) -> String {
     let mut fx = Effects::new();
+    let mut is_drained = true;
     loop {
         if !input.is_empty() {
             match feed(session, input, changes, &mut fx).await {
                 Ok(rest) => input = rest,
                 Err(error) => return error.to_string(),
+            }
+            if !is_drained {
+                tokio::task::yield_now().await;
             }
         } else if input.capacity() > 0 {
             buffers::give_back(std::mem::take(&mut input));
@@ -101,10 +106,15 @@ pub(crate) async fn read(
                 input = buffers::take();
             }
             input.reserve(needed(&input));
-            match stream.try_read_buf(&mut input) {
+            let room = input.capacity() - input.len();
+            match read_once(stream, &mut input) {
                 Ok(0) => return "the peer closed the connection".to_owned(),
-                Ok(_) if is_complete(&input) => break,
-                Ok(_) => (),
+                Ok(count) => {
+                    is_drained = count < room;
+                    if is_complete(&input) {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if input.is_empty() {
                         buffers::give_back(std::mem::take(&mut input));
@@ -127,6 +137,14 @@ pub(crate) async fn write(
     let mut pieces = Vec::new();
     let mut gathered = BytesMut::new();
     loop {
+        match port.pending() {
+            Pending::Some => (),
+            Pending::End => return,
+            Pending::None => {
+                wake.notified().await;
+                continue;
+            }
+        }
         let now = clock::now();
         port.take(limit::WRITE_BATCH_SIZE, now, &mut pieces, &mut fx);
         fx.finish(now);
@@ -135,23 +153,27 @@ pub(crate) async fn write(
             changes.apply(asked).await;
         }
         fx.wake();
-        if pieces.is_empty() {
-            // What was taken may have been called off, with more behind it.
-            if port.has_queued() {
-                continue;
-            }
-            if port.end().is_some() {
-                return;
-            }
-            wake.notified().await;
-            continue;
-        }
         if write_all(stream, port, wake, &mut pieces, &mut gathered).await.is_err() {
             // The peer is gone; the reading side hears of it too, and says so.
             port.kill_quietly("the peer closed the connection");
             return;
         }
     }
+}
+
+/// Reads once. A read that leaves room has emptied the socket: the runtime is told so, which spares
+/// the read that would find nothing.
+fn read_once(stream: &UnixStream, input: &mut BytesMut) -> io::Result<usize> {
+    let room = input.capacity() - input.len();
+    let mut last = None;
+    let outcome = stream.try_io(Interest::READABLE, || match stream.try_read_buf(input) {
+        Ok(count) if 0 < count && count < room => {
+            last = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        outcome => outcome,
+    });
+    last.map_or(outcome, Ok)
 }
 
 /// Handles every complete frame and gives what is left in a buffer of its own.
@@ -180,7 +202,6 @@ async fn feed(
         rest
     };
     buffers::recycle(input);
-    tokio::task::yield_now().await;
     Ok(rest)
 }
 
@@ -195,9 +216,7 @@ async fn write_all(
     gather(pieces, gathered);
     let mut first = 0;
     while first < pieces.len() {
-        let slices: Vec<IoSlice<'_>> =
-            pieces[first..].iter().take(IOV_MAX).map(|piece| IoSlice::new(piece)).collect();
-        match stream.try_write_vectored(&slices) {
+        match try_write(stream, &pieces[first..]) {
             Ok(mut written) => {
                 while first < pieces.len() && written >= pieces[first].len() {
                     written -= pieces[first].len();
@@ -222,6 +241,15 @@ async fn write_all(
     }
     pieces.clear();
     Ok(())
+}
+
+fn try_write(stream: &UnixStream, pieces: &[Bytes]) -> io::Result<usize> {
+    if let [piece] = pieces {
+        return stream.try_write(piece);
+    }
+    let slices: Vec<IoSlice<'_>> =
+        pieces.iter().take(IOV_MAX).map(|piece| IoSlice::new(piece)).collect();
+    stream.try_write_vectored(&slices)
 }
 
 fn gather(pieces: &mut Vec<Bytes>, gathered: &mut BytesMut) {
