@@ -228,14 +228,24 @@ impl Link {
         payload: &[u8],
         options: &SendOptions,
     ) -> Result<u64, Fault> {
-        // The usual case needs no future of its own.
-        match self.try_send(route, payload, options) {
-            Err(CommandError::WindowFull) => self.send_slow(route, payload, options).await,
-            result => result.map_err(fault_of),
+        match self.send_now(route, payload, options) {
+            Some(id) => Ok(id),
+            None => self.send_slow(route, payload, options).await,
         }
     }
 
+    /// The usual case, which needs no future and no room for an error. `None` says nothing yet.
     #[inline]
+    pub(crate) fn send_now(
+        &self,
+        route: RouteId,
+        payload: &[u8],
+        options: &SendOptions,
+    ) -> Option<u64> {
+        self.try_send(route, payload, options).ok()
+    }
+
+    #[inline(always)]
     fn try_send(
         &self,
         route: RouteId,

@@ -44,7 +44,10 @@ impl ChannelSender {
     #[inline]
     pub async fn send_as(&self, content: ContentType, body: &[u8]) -> Result<u64> {
         let options = SendOptions { content, ..SendOptions::default() };
-        Ok(self.link.send(self.route, body, &options).await?)
+        match self.link.send_now(self.route, body, &options) {
+            Some(id) => Ok(id),
+            None => Ok(self.link.send(self.route, body, &options).await?),
+        }
     }
 
     /// Sends a value. Gives the message's number.
