@@ -26,7 +26,7 @@ fn handshake_holds_for_random_input() {
 
 #[test]
 fn session_holds_for_random_input() {
-    run("session", 3_000);
+    run("session", 1_500);
 }
 
 fn run(name: &'static str, inputs: u64) {

@@ -1,5 +1,7 @@
 //! Request ids that a caller uses twice, against the rule that they count up.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

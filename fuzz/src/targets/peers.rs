@@ -42,6 +42,8 @@ pub(crate) struct Peer {
 pub(crate) struct Heard {
     /// Next id to send.
     pub(crate) next: u64,
+    /// What goes on it from this side; nothing on routes that were announced.
+    pub(crate) kind: Option<Kind>,
     /// Last id received.
     last: Option<u64>,
     /// Whether the last frame said that a chunk of the same id follows.
@@ -289,9 +291,13 @@ impl Peer {
 
     fn hear_answer(&mut self, frame: &FrameView<'_>) {
         if let Ok(opened) = body::decode::<body::Opened>(frame.body()) {
-            self.routes
-                .entry(opened.route)
-                .or_insert_with(|| Heard { next: 1, ..Heard::default() });
+            let heard = self.routes.entry(opened.route).or_default();
+            heard.next = heard.next.max(1);
+            heard.kind = frame
+                .header
+                .message_id
+                .checked_sub(OPEN_ID)
+                .and_then(|number| KINDS.get(usize::try_from(number).ok()?).copied());
         }
     }
 
@@ -328,6 +334,12 @@ impl Peer {
 }
 
 pub(crate) const PLUGINS: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// An `open` bears this and the index of its kind in [`KINDS`], so that its answer tells the kind.
+pub(crate) const OPEN_ID: u64 = 100;
+
+/// Frames that go on a route of each kind: method, channel, topic, broadcast.
+const KINDS: [Kind; 4] = [Kind::REQUEST, Kind::MESSAGE, Kind::EVENT, Kind::BROADCAST];
 
 /// What a peer gathers before it is sent, at most.
 const HELD_MAX: usize = 256 << 10;

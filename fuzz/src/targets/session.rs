@@ -11,7 +11,7 @@ use plugbus::wire::body;
 use plugbus::wire::{CallReference, Flags, FrameBuilder, Kind, compress_frame};
 use serde_json::{Value, json};
 
-use super::peers::{PEERS, PLUGINS, Stage};
+use super::peers::{OPEN_ID, PEERS, PLUGINS, Stage};
 use super::{RAW, Seen};
 
 #[derive(Arbitrary, Debug)]
@@ -23,20 +23,72 @@ struct Step {
 #[derive(Arbitrary, Debug)]
 enum What {
     Control(Control),
-    Traffic { kind: u8, route: u8, id: Id, count: u8, flags: u16, key: Option<u8>, size: u16 },
-    Answer { pick: u8, how: u8, reference: Option<u64>, size: u8 },
-    Acknowledge { route: u8, id: Id },
-    Cancel { route: u8, id: Id },
-    Frame { kind: u8, flags: u16, route: u8, id: u64, session: Option<u64>, body: Vec<u8> },
-    Map { kind: u8, route: u8, key: u8, value: u8 },
+    Traffic {
+        kind: u8,
+        route: u8,
+        id: Id,
+        count: u8,
+        flags: u16,
+        key: Option<u8>,
+        size: u16,
+    },
+    Answer {
+        pick: u8,
+        how: u8,
+        reference: Option<u64>,
+        size: u8,
+    },
+    /// Fitting frames with the next ids on a route of its own.
+    Stream {
+        route: u8,
+        count: u8,
+        size: u16,
+        flags: u8,
+        key: u8,
+    },
+    /// The plugin dies, comes back and serves again.
+    Return {
+        features: u8,
+        reads: bool,
+    },
+    Acknowledge {
+        route: u8,
+        id: Id,
+    },
+    Cancel {
+        route: u8,
+        id: Id,
+    },
+    Frame {
+        kind: u8,
+        flags: u16,
+        route: u8,
+        id: u64,
+        session: Option<u64>,
+        body: Vec<u8>,
+    },
+    Map {
+        kind: u8,
+        route: u8,
+        key: u8,
+        value: u8,
+    },
     Bytes(Vec<u8>),
     Hold,
-    Feed { size: u16 },
-    Read { budget: u16 },
+    Feed {
+        size: u16,
+    },
+    Read {
+        budget: u16,
+    },
     ReadAll,
-    Wait { ms: u16 },
+    Wait {
+        ms: u16,
+    },
     Leave,
-    Join { features: u8 },
+    Join {
+        features: u8,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -107,23 +159,25 @@ pub(crate) fn run(data: &[u8], seen: &mut Seen) {
 
 /// Everybody serves what there is, and has routes to some of it.
 fn prepare(stage: &mut Stage, seen: &mut Seen) {
-    for who in 0..PEERS as u8 {
-        let mut play = |control| {
-            let step = Step { who, what: What::Control(control) };
-            play(stage, &step, seen);
-        };
-        if usize::from(who) < PLUGINS.len() {
-            play(Control::Register { names: 0x7F });
-            play(Control::Signal { name: 0, to: None });
-        }
-        play(Control::Subscribe { pattern: who, overflow: who, queue: Some(who) });
-    }
+    (0..PEERS as u8).for_each(|who| serve(stage, who, seen));
     for who in 0..PEERS as u8 {
         for what in [0, 1 + 8, 2, 3, 3 + 8, 6 + 8, 7] {
             let step = Step { who, what: What::Control(Control::Open { what }) };
             play(stage, &step, seen);
         }
         stage.read(usize::from(who), 1 << 20, seen);
+    }
+}
+
+/// A plugin offers everything; everybody listens to something.
+fn serve(stage: &mut Stage, who: u8, seen: &mut Seen) {
+    let mut controls = vec![Control::Subscribe { pattern: who, overflow: who, queue: Some(who) }];
+    if usize::from(who) < PLUGINS.len() {
+        controls.push(Control::Register { names: 0x7F });
+        controls.push(Control::Signal { name: 0, to: None });
+    }
+    for control in controls {
+        play(stage, &Step { who, what: What::Control(control) }, seen);
     }
 }
 
@@ -141,6 +195,14 @@ fn play(stage: &mut Stage, step: &Step, seen: &mut Seen) {
         What::Wait { ms } => stage.wait(Duration::from_millis(u64::from(*ms) * 2)),
         What::Leave => stage.leave(who, "it died"),
         What::Join { features } => stage.join(who, *features),
+        What::Return { features, reads } => {
+            stage.leave(who, "it died");
+            stage.join(who, *features);
+            serve(stage, who as u8, seen);
+            if *reads {
+                stage.read(who, 1 << 20, seen);
+            }
+        }
         What::Bytes(bytes) => stage.send(who, bytes, seen),
         what => {
             let bytes = bytes_of(stage, who, what);
@@ -175,7 +237,13 @@ fn bytes_of(stage: &mut Stage, who: usize, what: &What) -> Vec<u8> {
     match what {
         What::Control(control) => {
             let (kind, route, body) = control_frame(control, &route_at);
-            frame(kind, route, 1).build(b"", &body).to_vec()
+            let id = match control {
+                Control::Open { what } => {
+                    OPEN_ID + [0, 0, 0, 1, 1, 1, 2, 3][usize::from(what % 8)]
+                }
+                _ => 1,
+            };
+            frame(kind, route, id).build(b"", &body).to_vec()
         }
         What::Traffic { kind, route, id, count, flags, key, size } => {
             let kind = TRAFFIC[usize::from(*kind) % TRAFFIC.len()];
@@ -200,6 +268,35 @@ fn bytes_of(stage: &mut Stage, who: usize, what: &What) -> Vec<u8> {
                     frame(kind, route, due(route, *id)).flags(bits).build(&extension, &body)
                 })
                 .collect()
+        }
+        What::Stream { route, count, size, flags, key } => {
+            let own: Vec<(u32, Kind)> = peer
+                .routes
+                .iter()
+                .filter_map(|(route, heard)| Some((*route, heard.kind?)))
+                .collect();
+            if own.is_empty() {
+                return Vec::new();
+            }
+            let (route, kind) = own[usize::from(*route) % own.len()];
+            let body = vec![*key; usize::from(*size) % 2000];
+            let mut extension = vec![0; kind.extension_size() as usize];
+            extension[0] = *key;
+            let extension = if flags & 1 != 0 { &extension[..] } else { b"" };
+            let heard = peer.routes.get_mut(&route).expect("it is one of its own");
+            let mut bytes = Vec::new();
+            for _ in 0..=count % 16 {
+                let whole = frame(kind, route, heard.next);
+                if flags & 6 == 6 {
+                    let chunk = whole.flags(Flags::MORE).build(extension, &body);
+                    bytes.extend_from_slice(&chunk);
+                    bytes.extend_from_slice(&whole.build(b"", &body));
+                } else {
+                    bytes.extend_from_slice(&whole.build(extension, &body));
+                }
+                heard.next += 1;
+            }
+            bytes
         }
         What::Answer { pick, how, reference, size } => {
             if peer.requests.is_empty() {
