@@ -12,8 +12,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call, a message or the connection failed. The kinds are the same in every language.
 ///
-/// Any other error becomes [`Error::Handler`] through `?`, so that a handler can use it freely. (For
-/// that this type cannot be a [`std::error::Error`] itself; it turns into a boxed one.)
+/// Any other error becomes [`Error::Handler`] through `?`, so that a handler can use it freely.
+/// (For that this type cannot be a [`std::error::Error`] itself; it turns into a boxed one.)
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
@@ -118,8 +118,8 @@ impl Error {
         }
     }
 
-    /// What the caller of a failed handler is told. An error that the handler got from a call of its
-    /// own is the handler's failure: its caller must not take it for the outcome of *its* call.
+    /// What the caller of a failed handler is told. An error that the handler got from a call of
+    /// its own is the handler's failure: its caller must not take it for the outcome of *its* call.
     pub(super) fn to_fault(&self) -> Fault {
         match self {
             Self::InvalidArgument { field, .. } => {

@@ -177,9 +177,9 @@ impl Plugin {
     /// Handles the messages of a channel: from each sender one after the other, in order. A plugin
     /// has the channel `inbox` without declaring it, but needs a handler for it all the same.
     ///
-    /// A message is acknowledged when its handler has returned. A failure is logged and counted, and
-    /// acknowledged too: what cannot be handled now would not be the next time either. A message
-    /// comes again only when the plugin ended before; see [`Message::attempt`].
+    /// A message is acknowledged when its handler has returned. A failure is logged and counted,
+    /// and acknowledged too: what cannot be handled now would not be the next time either. A
+    /// message comes again only when the plugin ended before; see [`Message::attempt`].
     pub fn channel<F>(mut self, name: &str, handler: F) -> Self
     where
         F: AsyncFn(Message, &Context) -> Result<()> + 'static,
@@ -256,8 +256,8 @@ impl Plugin {
     ///
     /// # Errors
     ///
-    /// A wrong description, no broker, an id that is in use, a broker that vanished, or a handler of
-    /// messages or events that panicked.
+    /// A wrong description, no broker, an id that is in use, a broker that vanished, or a handler
+    /// of messages or events that panicked.
     pub async fn run(self) -> Result<()> {
         let local = tokio::task::LocalSet::new();
         local.run_until(run::run(self)).await
