@@ -34,6 +34,16 @@ pub(super) type EventHandler =
     Rc<dyn Fn(mpsc::Receiver<Received>, Context, Rc<Work>) -> LocalFuture<()>>;
 pub(super) type SignalHandler = Rc<dyn Fn(Signal, Context) -> LocalFuture<Result<()>>>;
 
+/// Begins once the plugin is ready.
+pub(super) type BackgroundHandler = Box<dyn FnOnce(Context) -> LocalFuture<Result<()>>>;
+
+pub(super) fn background<F>(work: F) -> BackgroundHandler
+where
+    F: AsyncFn(&Context) -> Result<()> + 'static,
+{
+    Box::new(|context| Box::pin(async move { work(&context).await }))
+}
+
 pub(super) fn method<A, R, F>(handler: F, known: Vec<String>) -> MethodHandler
 where
     A: DeserializeOwned + 'static,

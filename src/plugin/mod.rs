@@ -66,11 +66,14 @@ pub use self::context::Context;
 use self::dial::Endpoint;
 pub use self::error::{Error, Refusal, Result};
 pub use self::event::{Event, Gap, Message, Received, Signal};
-use self::handler::{ChannelHandler, EventHandler, MethodHandler, SignalHandler};
+use self::handler::{
+    BackgroundHandler, ChannelHandler, EventHandler, MethodHandler, SignalHandler,
+};
 pub use self::subscription::Subscription;
 pub use crate::error::Verdict;
 use crate::id::{ChannelName, MethodName, Pattern, PluginId};
 use crate::wire::body;
+pub use crate::wire::body::Overflow;
 
 /// Connects as a client to the broker that the environment names: over the inherited connection, to
 /// the socket in `PLUGBUS_SOCKET`, or to the user's default one.
@@ -102,19 +105,21 @@ pub struct Plugin {
     endpoint: Result<Endpoint>,
     methods: Vec<(body::Method, MethodHandler)>,
     channels: Vec<(body::Channel, ChannelHandler)>,
-    events: Vec<(String, EventHandler)>,
+    events: Vec<(body::Subscribe, EventHandler)>,
+    background: Option<BackgroundHandler>,
     signals: Vec<(String, SignalHandler)>,
     services: Vec<String>,
     last: Last,
     problem: Option<Error>,
 }
 
-/// What `help` and `idempotent` are about.
+/// What `help`, `idempotent` and `overflow` are about.
 #[derive(Clone, Copy, Debug)]
 enum Last {
     Nothing,
     Method,
     Channel,
+    Event,
 }
 
 impl Plugin {
@@ -129,6 +134,7 @@ impl Plugin {
             methods: Vec::new(),
             channels: Vec::new(),
             events: Vec::new(),
+            background: None,
             signals: Vec::new(),
             services: Vec::new(),
             last: Last::Nothing,
@@ -201,7 +207,31 @@ impl Plugin {
         F: AsyncFn(Event, &Context) -> Result<()> + 'static,
     {
         self.check(Pattern::parse(pattern).map(drop));
-        self.events.push((pattern.to_owned(), handler::event(handler)));
+        let request = body::Subscribe { pattern: pattern.to_owned(), ..Default::default() };
+        self.events.push((request, handler::event(handler)));
+        self.last = Last::Event;
+        self
+    }
+
+    /// Says what happens to events of the pattern declared just before that come faster than they
+    /// are taken. Without this the oldest are shed.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        match (self.last, self.events.last_mut()) {
+            (Last::Event, Some((request, _))) => request.overflow = overflow,
+            _ => self.refuse("overflow follows a pattern of events".to_owned()),
+        }
+        self
+    }
+
+    /// Runs beside the handlers from the moment at which the plugin is ready, for work that nobody
+    /// asks for. It may return; an error ends the plugin. It is dropped when the plugin stops.
+    pub fn background<F>(mut self, work: F) -> Self
+    where
+        F: AsyncFn(&Context) -> Result<()> + 'static,
+    {
+        if self.background.replace(handler::background(work)).is_some() {
+            self.refuse("there is background work twice".to_owned());
+        }
         self.last = Last::Nothing;
         self
     }
@@ -237,7 +267,9 @@ impl Plugin {
                     channel.help = Some(text.to_owned());
                 }
             }
-            Last::Nothing => self.refuse("help follows a method or a channel".to_owned()),
+            Last::Nothing | Last::Event => {
+                self.refuse("help follows a method or a channel".to_owned())
+            }
         }
         self
     }

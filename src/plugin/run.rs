@@ -28,7 +28,8 @@ use crate::wire::ContentType;
 use crate::wire::body::{self, Announce, Register, RouteKind, Subscribe};
 
 pub(super) async fn run(plugin: Plugin) -> Result<()> {
-    let Plugin { id, endpoint, methods, channels, events, signals, services, problem, .. } = plugin;
+    let Plugin { id, endpoint, methods, channels, events, signals, services, .. } = plugin;
+    let Plugin { background, problem, .. } = plugin;
     if let Some(problem) = problem {
         return Err(problem);
     }
@@ -50,6 +51,14 @@ pub(super) async fn run(plugin: Plugin) -> Result<()> {
     };
     let register = Register { methods, channels, services };
     let setup = set_up(client.clone(), register, events, Rc::clone(&work));
+    let context = Context::new(client.clone(), "".into());
+    let setup = async move {
+        setup.await?;
+        match background {
+            Some(background) => background(context).await,
+            None => Ok(()),
+        }
+    };
     let result = serve(&mut runner, inbound, setup).await;
     if result.is_ok() {
         client.link.leave(Some("stopped")).await;
@@ -61,12 +70,12 @@ pub(super) async fn run(plugin: Plugin) -> Result<()> {
 async fn set_up(
     client: Client,
     register: Register,
-    events: Vec<(String, EventHandler)>,
+    events: Vec<(Subscribe, EventHandler)>,
     work: Rc<Work>,
 ) -> Result<()> {
     client.link.ask(|peer, now| peer.register(&register, now)).await?;
-    for (pattern, handler) in events {
-        let (_, queue) = client.hub.subscribe(Pattern::parse(&pattern)?);
+    for (request, handler) in events {
+        let (_, queue) = client.hub.subscribe(Pattern::parse(&request.pattern)?);
         let context = Context::new(client.clone(), "".into());
         let guard = PanicGuard(Rc::clone(&work));
         let handling = handler(queue, context, Rc::clone(&work));
@@ -74,7 +83,6 @@ async fn set_up(
             let _guard = guard;
             handling.await;
         });
-        let request = Subscribe { pattern, ..Default::default() };
         client.link.ask(|peer, now| peer.subscribe(&request, now)).await?;
     }
     client.tell_signal(body::Signal { name: "ready".to_owned(), ..Default::default() })
@@ -84,6 +92,7 @@ async fn set_up(
 async fn serve(
     runner: &mut Runner,
     mut inbound: Inbound,
+    // Goes on with the work in the background, which may never end.
     setup: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
