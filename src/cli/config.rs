@@ -189,8 +189,13 @@ fn read_command(entry: &Entry<'_>, base: &Path) -> Result<Vec<PathBuf>, Problem>
         if text.contains('\0') {
             return Err(Problem::new(word.span(), "a command cannot contain a zero byte"));
         }
-        let is_path = command.is_empty() && text.contains('/');
-        command.push(if is_path { base.join(text) } else { PathBuf::from(text) });
+        let is_program = command.is_empty();
+        command.push(match text {
+            // This very program, wherever it is: it may not be in PATH, and another one may.
+            "plugbus" if is_program => std::env::current_exe().unwrap_or_else(|_| text.into()),
+            text if is_program && text.contains('/') => base.join(text),
+            text => PathBuf::from(text),
+        });
     }
     match command.first() {
         Some(program) if !program.as_os_str().is_empty() => Ok(command),

@@ -5,6 +5,54 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use tempfile::TempDir;
+
+use super::failure::{Failure, Result};
+use crate::host::{PluginSpec, ProgramError, find_program};
+
+/// Says in one line that there is no Python, where that is so.
+pub(crate) fn require() -> Result<()> {
+    match find_program("python3".as_ref(), std::env::var_os("PATH").as_deref()) {
+        Ok(_) => Ok(()),
+        Err(ProgramError::NotInPath { path, .. }) => Err(Failure::failed(format_args!(
+            "Python plugins need python3 (3.9 or later), which is not in PATH ({path})"
+        ))),
+        Err(error) => Err(Failure::failed(format_args!("cannot use python3: {error}"))),
+    }
+}
+
+/// Puts the SDK on the path of plugins that Python runs, so that nothing has to be installed for
+/// them. Those that set a path of their own know better. The SDK is there as long as the directory.
+pub(crate) fn provide(plugins: Vec<PluginSpec>) -> Result<(Vec<PluginSpec>, Option<TempDir>)> {
+    let needs_sdk = |plugin: &PluginSpec| {
+        let program = plugin.command_line().first().map(Path::new);
+        let name = program.and_then(|program| program.file_name()).and_then(|name| name.to_str());
+        let sets_path = plugin.environment().any(|(name, _)| name == "PYTHONPATH");
+        name.is_some_and(|name| name.starts_with("python")) && !sets_path
+    };
+    if !plugins.iter().any(needs_sdk) {
+        return Ok((plugins, None));
+    }
+    let directory = unpack_to_temporary()?;
+    let path = search_path(directory.path());
+    let provided = plugins.into_iter().map(|plugin| match needs_sdk(&plugin) {
+        true => plugin.env("PYTHONPATH", &path),
+        false => plugin,
+    });
+    Ok((provided.collect(), Some(directory)))
+}
+
+/// Writes the package into a directory that is gone when the result is dropped.
+pub(crate) fn unpack_to_temporary() -> Result<TempDir> {
+    let unpacked = tempfile::Builder::new().prefix("plugbus-sdk-").tempdir();
+    let unpacked = unpacked.and_then(|directory| {
+        unpack(directory.path())?;
+        Ok(directory)
+    });
+    unpacked
+        .map_err(|error| Failure::failed(format_args!("cannot unpack the SDK for Python: {error}")))
+}
+
 /// Writes the package `plugbus` into `directory`.
 pub(crate) fn unpack(directory: &Path) -> io::Result<()> {
     let package = directory.join("plugbus");

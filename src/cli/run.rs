@@ -7,7 +7,7 @@ use super::Context;
 use super::failure::{Failure, Result, Status};
 use super::python;
 use super::serve::{self, Served};
-use crate::host::{PluginSpec, ProgramError, find_program};
+use crate::host::PluginSpec;
 use crate::id::PluginId;
 
 /// Starts a broker and a plugin for each file. The SDK for Python comes with this program; other
@@ -47,23 +47,8 @@ impl Sdk {
         if !files.iter().any(|file| is_python(file)) {
             return Ok(Self { directory: None });
         }
-        if let Err(error) = find_program("python3".as_ref(), std::env::var_os("PATH").as_deref()) {
-            return Err(match error {
-                ProgramError::NotInPath { path, .. } => Failure::failed(format_args!(
-                    "Python plugins need python3 (3.9 or later), which is not in PATH ({path})"
-                )),
-                error => Failure::failed(format_args!("cannot use python3: {error}")),
-            });
-        }
-        let unpacked = tempfile::Builder::new().prefix("plugbus-sdk-").tempdir();
-        let directory = unpacked.and_then(|directory| {
-            python::unpack(directory.path())?;
-            Ok(directory)
-        });
-        let directory = directory.map_err(|error| {
-            Failure::failed(format_args!("cannot unpack the SDK for Python: {error}"))
-        })?;
-        Ok(Self { directory: Some(directory) })
+        python::require()?;
+        Ok(Self { directory: Some(python::unpack_to_temporary()?) })
     }
 
     fn plugin(&self, file: &Path) -> Result<PluginSpec> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Context;
 use super::config::Config;
 use super::failure::{Failure, Result};
+use super::python;
 use super::serve::{self, Served};
 
 /// Starts a broker and the plugins of a plugbus.toml, in its order, and stops them in the reverse
@@ -30,12 +31,14 @@ A plugbus.toml:
   dir = \"extract\"             # where it runs; else the directory of the file
   env = { LANG = \"C\" }
 
-Paths are relative to the file.";
+Paths are relative to the file. Where the program is python3, the SDK for Python that comes with
+plugbus is first on its path, unless `env` sets PYTHONPATH; where it is plugbus, it is this one.";
 
 pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
     let config = Config::read(&args.target).map_err(|error| {
         Failure::usage(error).hint("`plugbus run FILE.py` starts a single file without one")
     })?;
     let Config { name, socket, limits, plugins } = config;
+    let (plugins, _sdk) = python::provide(plugins)?;
     serve::run(context, Served { name, socket, limits, plugins }).await
 }
