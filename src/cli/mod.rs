@@ -5,13 +5,16 @@
 
 mod arguments;
 mod broadcast;
+mod builtin;
 mod call;
 mod client;
 mod config;
+mod demo;
 mod duration;
 mod failure;
 mod lines;
 mod list;
+mod notes;
 mod payload;
 mod printer;
 mod publish;
@@ -85,6 +88,8 @@ enum Command {
     Up(up::UpArgs),
     /// Start a broker and single-file plugins, with nothing installed
     Run(run::RunArgs),
+    /// Show what plugbus does, and prove it
+    Demo(demo::DemoArgs),
     /// Call a method and print its result
     Call(call::CallArgs),
     /// Publish an event
@@ -101,6 +106,9 @@ enum Command {
     List(list::ListArgs),
     /// Show what the broker has done and what it holds
     Status(status::StatusArgs),
+    /// Run a plugin that comes with this program
+    #[command(hide = true)]
+    Builtin(builtin::BuiltinArgs),
 }
 
 impl Command {
@@ -108,6 +116,7 @@ impl Command {
         match self {
             Self::Up(args) => in_runtime(up::run(context, args)),
             Self::Run(args) => in_runtime(run::run(context, args)),
+            Self::Demo(args) => in_runtime(demo::run(context, args)),
             Self::Call(args) => in_runtime(call::run(context, args)),
             Self::Publish(args) => in_runtime(publish::run(context, args)),
             Self::Tail(args) => in_runtime(tail::run(context, args)),
@@ -116,6 +125,7 @@ impl Command {
             Self::Signal(args) => in_runtime(signal::run(context, args)),
             Self::List(args) => in_runtime(list::run(context, args)),
             Self::Status(args) => in_runtime(status::run(context, args)),
+            Self::Builtin(args) => in_runtime(builtin::run(context.terminal, args)),
         }
     }
 }

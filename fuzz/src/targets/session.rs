@@ -238,9 +238,7 @@ fn bytes_of(stage: &mut Stage, who: usize, what: &What) -> Vec<u8> {
         What::Control(control) => {
             let (kind, route, body) = control_frame(control, &route_at);
             let id = match control {
-                Control::Open { what } => {
-                    OPEN_ID + [0, 0, 0, 1, 1, 1, 2, 3][usize::from(what % 8)]
-                }
+                Control::Open { what } => OPEN_ID + [0, 0, 0, 1, 1, 1, 2, 3][usize::from(what % 8)],
                 _ => 1,
             };
             frame(kind, route, id).build(b"", &body).to_vec()
