@@ -51,6 +51,12 @@ struct ChannelState {
     completed: u64,
     /// Highest id handed to the present receiver's socket.
     handed: u64,
+    /// Counts the receivers, so that what is queued for one that lost the channel is known when it
+    /// comes to be written.
+    generation: u64,
+    /// Who got messages last, and up to which one: it may acknowledge these even where it has taken
+    /// the channel back and registered it again meanwhile.
+    sent: (SessionId, u64),
     retained: VecDeque<Retained>,
     retained_payload: u64,
     receiver: Option<Arc<Port>>,
@@ -87,6 +93,8 @@ impl Channel {
                 settled: 0,
                 completed: 0,
                 handed: 0,
+                generation: 0,
+                sent: (SessionId::BROKER, 0),
                 retained: VecDeque::new(),
                 retained_payload: 0,
                 receiver: None,
@@ -107,6 +115,10 @@ impl Channel {
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
+        if state.sender_gone {
+            let message = format!("route {} to {} was closed", self.number, self.address());
+            return Err(Fault::new(Code::UnknownRoute, message));
+        }
         let expected = state.accepted + 1;
         if run.first != expected {
             return Err(Fault::new(
@@ -134,7 +146,7 @@ impl Channel {
             state.accepted = run.last();
             state.retained_payload += run.payload;
             match &state.receiver {
-                Some(receiver) => self.queue(receiver, &run, fx),
+                Some(receiver) => self.queue(receiver, &run, state.generation, fx),
                 // The wait begins with the first message that waits.
                 None if state.retained.is_empty() => state.absent_since = now.mono,
                 None => (),
@@ -154,20 +166,24 @@ impl Channel {
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
-        if state.receiver.as_ref().is_none_or(|port| port.session != receiver) {
-            return Err(Fault::new(
-                Code::BadAck,
-                format!("this session is not the receiver of route {}", self.number),
-            ));
-        }
-        if id > state.handed {
-            return Err(Fault::new(
-                Code::BadAck,
-                format!("message {id} was not sent; the last one was {}", state.handed),
-            ));
-        }
         if id <= state.settled {
             return Ok(());
+        }
+        if state.receiver.as_ref().is_none_or(|port| port.session != receiver) {
+            // It may have taken the channel back while this was on its way.
+            if state.sent.0 != receiver || id > state.sent.1 {
+                return Err(Fault::new(
+                    Code::BadAck,
+                    format!("this session is not the receiver of route {}", self.number),
+                ));
+            }
+        }
+        let known = if state.sent.0 == receiver { state.sent.1 } else { 0 };
+        if id > state.handed.max(known) {
+            return Err(Fault::new(
+                Code::BadAck,
+                format!("message {id} was not sent; the last one was {}", state.handed.max(known)),
+            ));
         }
         let count = state.settle(id);
         state.completed = id;
@@ -179,12 +195,19 @@ impl Channel {
         Ok(())
     }
 
-    /// Notes that messages up to `last` are being written to the receiver.
-    pub(crate) fn hand_over(&self, receiver: SessionId, last: u64) {
+    /// Notes that messages up to `last` are being written to the receiver. Says `false` when they
+    /// must not be: they were queued for a receiver that has lost the channel since.
+    #[must_use]
+    pub(crate) fn hand_over(&self, generation: u64, last: u64) -> bool {
         let mut state = self.state.lock();
-        if state.receiver.as_ref().is_some_and(|port| port.session == receiver) {
+        let is_wanted = state.receiver.is_some() && state.generation == generation;
+        if is_wanted {
             state.handed = state.handed.max(last);
+            let receiver = state.receiver.as_ref().expect("it is there").session;
+            let known = if state.sent.0 == receiver { state.sent.1 } else { 0 };
+            state.sent = (receiver, known.max(last));
         }
+        is_wanted
     }
 
     /// Tells the sender how far it is, if that has changed.
@@ -213,6 +236,7 @@ impl Channel {
             return;
         }
         state.handed = state.settled;
+        state.generation += 1;
         state.receiver = Some(Arc::clone(receiver));
         receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
         let announce = Announce {
@@ -224,24 +248,32 @@ impl Channel {
             incarnation: self.sender.incarnation,
         };
         receiver.push_control(announce_frame(&announce, now), fx);
-        for (first, last, attempts) in state.repeated() {
-            let frame = FrameBuilder::new(Kind::REDELIVERY)
-                .route(self.number)
-                .message_id(first)
-                .timestamp(now.unix)
-                .build(b"", &Redelivery { last, attempt: attempts + 1 }.to_bytes());
-            receiver.push_control(frame, fx);
+        if state.completed < state.settled {
+            let (first, last) = (state.completed + 1, state.settled);
+            receiver.push_control(self.gap_frame(first, last, ABSENT, now), fx);
         }
+        // Each announcement stands right before what it is about.
+        let mut repeated = state.repeated().into_iter().peekable();
         for retained in &state.retained {
-            self.queue(receiver, &retained.run, fx);
+            if let Some((first, last, attempts)) =
+                repeated.next_if(|&(first, ..)| first == retained.run.first)
+            {
+                let frame = FrameBuilder::new(Kind::REDELIVERY)
+                    .route(self.number)
+                    .message_id(first)
+                    .timestamp(now.unix)
+                    .build(b"", &Redelivery { last, attempt: attempts + 1 }.to_bytes());
+                receiver.push_control(frame, fx);
+            }
+            self.queue(receiver, &retained.run, state.generation, fx);
         }
     }
 
     /// The receiver's session has ended, or it no longer serves the channel.
-    pub(crate) fn detach(&self, now: Now) {
+    pub(crate) fn detach(&self, reason: &str, now: Now, fx: &mut Effects) {
         let mut state = self.state.lock();
         if let Some(receiver) = state.receiver.take() {
-            receiver.routes.lock().remove(self.number);
+            self.retire(&receiver, state.sender_gone, reason, now, fx);
             let handed = state.handed;
             for retained in &mut state.retained {
                 if retained.run.first <= handed {
@@ -260,12 +292,8 @@ impl Channel {
     }
 
     /// Gives up what waits for a receiver that does not come.
-    pub(crate) fn give_up(
-        &self,
-        cause: &'static str,
-        now: Now,
-        fx: &mut Effects,
-    ) -> Option<DeadLetter> {
+    pub(crate) fn give_up(&self, now: Now, fx: &mut Effects) -> Option<DeadLetter> {
+        let cause = ABSENT;
         let (first, last, sender_gone) = {
             let mut state = self.state.lock();
             let (first, last) = (state.settled + 1, state.accepted);
@@ -277,13 +305,7 @@ impl Channel {
             (first, last, state.sender_gone)
         };
         if !sender_gone {
-            let gap = FrameBuilder::new(Kind::GAP)
-                .route(self.number)
-                .message_id(first)
-                .timestamp(now.unix)
-                .content(ContentType::MessagePack)
-                .build(b"", &body::encode(&Gap { last, cause: cause.to_owned(), topic: None }));
-            self.sender.push_control(gap, fx);
+            self.sender.push_control(self.gap_frame(first, last, cause, now), fx);
         }
         Some(DeadLetter {
             channel: self.address(),
@@ -292,6 +314,11 @@ impl Channel {
             last,
             cause: cause.to_owned(),
         })
+    }
+
+    /// Whether this session receives the messages now.
+    pub(crate) fn leads_to(&self, session: SessionId) -> bool {
+        self.state.lock().receiver.as_ref().is_some_and(|port| port.session == session)
     }
 
     /// Whether its sender has gone.
@@ -307,10 +334,12 @@ impl Channel {
 
     /// Ends the route towards the receiver.
     pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
-        let receiver = self.state.lock().receiver.take();
+        let (receiver, sender_gone) = {
+            let mut state = self.state.lock();
+            (state.receiver.take(), state.sender_gone)
+        };
         if let Some(receiver) = receiver {
-            receiver.routes.lock().remove(self.number);
-            receiver.push_control(close_frame(self.number, reason, now), fx);
+            self.retire(&receiver, sender_gone, reason, now, fx);
         }
     }
 
@@ -352,9 +381,34 @@ impl Channel {
         }
     }
 
-    fn queue(self: &Arc<Self>, receiver: &Arc<Port>, run: &Run, fx: &mut Effects) {
+    /// Takes the route away from a receiver. One that sends to itself needs it still, and is told
+    /// nothing: a close would be about both.
+    fn retire(
+        &self,
+        receiver: &Arc<Port>,
+        sender_gone: bool,
+        reason: &str,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        if sender_gone || receiver.session != self.sender.session {
+            receiver.forget_route(self.number);
+            receiver.push_control(close_frame(self.number, reason, now), fx);
+        }
+    }
+
+    fn gap_frame(&self, first: u64, last: u64, cause: &str, now: Now) -> Bytes {
+        FrameBuilder::new(Kind::GAP)
+            .route(self.number)
+            .message_id(first)
+            .timestamp(now.unix)
+            .content(ContentType::MessagePack)
+            .build(b"", &body::encode(&Gap { last, cause: cause.to_owned(), topic: None }))
+    }
+
+    fn queue(self: &Arc<Self>, receiver: &Arc<Port>, run: &Run, generation: u64, fx: &mut Effects) {
         let bytes: Bytes = for_features(run.bytes.clone(), run.flags, receiver.features);
-        receiver.outbox.lock().push_messages(bytes, self, run.last());
+        receiver.outbox.lock().push_messages(bytes, self, generation, run.last());
         fx.touch(receiver);
     }
 
@@ -434,3 +488,6 @@ impl ChannelState {
         ranges
     }
 }
+
+/// Why messages become dead letters.
+const ABSENT: &str = "the receiver was absent";

@@ -37,9 +37,10 @@ impl Port {
                 Taken::Requests { bytes, route } => {
                     route.hand_over(self, bytes, now, fx, &mut write);
                 }
-                Taken::Messages { bytes, channel, last } => {
-                    channel.hand_over(self.session, last);
-                    write(bytes);
+                Taken::Messages { bytes, channel, generation, last } => {
+                    if channel.hand_over(generation, last) {
+                        write(bytes);
+                    }
                 }
                 Taken::Events(run) => {
                     self.tallies.events.end(End::Completed, run.count);

@@ -35,8 +35,7 @@ pub struct MethodRoute {
     state: Mutex<MethodState>,
 }
 
-/// Invariant: every candidate's session has registered the method and is open, as far as the router
-/// has heard.
+/// Invariant: every candidate's session is live, as far as the router has heard.
 #[derive(Debug)]
 struct MethodState {
     candidates: Vec<Candidate>,
@@ -48,6 +47,9 @@ struct MethodState {
 struct Candidate {
     port: Arc<Port>,
     announced: bool,
+    /// Has the method registered. One that has taken it back keeps the route, for the requests
+    /// that it has.
+    serves: bool,
 }
 
 impl MethodRoute {
@@ -68,28 +70,18 @@ impl MethodRoute {
     }
 
     /// Replaces the callees. `absent` is what callers hear when there is none.
-    pub(crate) fn set_candidates(
-        &self,
-        ports: &[Arc<Port>],
-        absent: Fault,
-        now: Now,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn set_candidates(&self, ports: &[Arc<Port>], absent: Fault) {
         let mut state = self.state.lock();
-        let old = std::mem::take(&mut state.candidates);
-        for candidate in &old {
-            let stays = ports.iter().any(|port| port.session == candidate.port.session);
-            if candidate.announced && !stays {
-                self.retire(&candidate.port, "the method is no longer registered", now, fx);
+        state.candidates.retain_mut(|known| {
+            known.serves = ports.iter().any(|port| port.session == known.port.session);
+            known.serves || (known.announced && !known.port.is_closed())
+        });
+        for port in ports {
+            if !state.candidates.iter().any(|known| known.port.session == port.session) {
+                let port = Arc::clone(port);
+                state.candidates.push(Candidate { port, announced: false, serves: true });
             }
         }
-        state.candidates = ports
-            .iter()
-            .map(|port| Candidate {
-                port: Arc::clone(port),
-                announced: old.iter().any(|old| old.announced && old.port.session == port.session),
-            })
-            .collect();
         state.absent = absent;
     }
 
@@ -108,7 +100,7 @@ impl MethodRoute {
                 return;
             };
             // With one callee the run stays whole; with several each request is balanced.
-            let balanced = state.candidates.len() > 1;
+            let balanced = state.candidates.iter().filter(|known| known.serves).count() > 1;
             let mut size = 0;
             let mut count = 0;
             while size < rest.len() && !(balanced && count > 0) {
@@ -386,7 +378,7 @@ impl MethodRoute {
     }
 
     fn retire(&self, callee: &Arc<Port>, reason: &str, now: Now, fx: &mut Effects) {
-        callee.routes.lock().remove(self.number);
+        callee.forget_route(self.number);
         callee.push_control(close_frame(self.number, reason, now), fx);
     }
 
@@ -399,7 +391,7 @@ impl MethodState {
     fn pick(&self) -> Option<Arc<Port>> {
         self.candidates
             .iter()
-            .filter(|candidate| candidate.port.is_open())
+            .filter(|candidate| candidate.serves && candidate.port.is_open())
             .min_by_key(|candidate| candidate.port.outstanding.load(Ordering::Relaxed))
             .map(|candidate| Arc::clone(&candidate.port))
     }

@@ -73,7 +73,7 @@ pub(crate) enum EntryKind {
     /// Responses, errors and started notices for this session as caller.
     Responses { _charge: Option<Charge> },
     /// Messages of one channel up to `last`.
-    Messages { channel: Arc<Channel>, last: u64 },
+    Messages { channel: Arc<Channel>, generation: u64, last: u64 },
 }
 
 #[derive(Debug)]
@@ -82,6 +82,8 @@ enum EventEntry {
     /// An announce or a close, which must keep its place among the events.
     Control {
         bytes: Bytes,
+        /// For a close: the route that ends, and the last id that was meant for this session.
+        ends: Option<(RouteId, u64)>,
         _charge: Charge,
     },
     /// A conflated event; its gap is noted elsewhere.
@@ -132,7 +134,7 @@ impl Default for EventPolicy {
 pub(crate) enum Taken {
     Plain(Bytes),
     Requests { bytes: Bytes, route: Arc<MethodRoute> },
-    Messages { bytes: Bytes, channel: Arc<Channel>, last: u64 },
+    Messages { bytes: Bytes, channel: Arc<Channel>, generation: u64, last: u64 },
     Events(EventRun),
     Gap { topic: Arc<TopicRoute>, first: u64, last: u64, cause: &'static str },
 }
@@ -154,9 +156,15 @@ impl Outbox {
         true
     }
 
-    /// Queues a frame of the broker among the events.
+    /// Queues a frame of the broker among the events: an announce, or the close of a route that
+    /// `ends` after an id. A close may be empty: then only what was shed before is told.
     #[must_use]
-    pub(crate) fn push_event_control(&mut self, bytes: Bytes, account: &Arc<Account>) -> bool {
+    pub(crate) fn push_event_control(
+        &mut self,
+        bytes: Bytes,
+        ends: Option<(RouteId, u64)>,
+        account: &Arc<Account>,
+    ) -> bool {
         if !self.is_open() {
             return true;
         }
@@ -166,7 +174,7 @@ impl Outbox {
         }
         self.control_bytes += size;
         let charge = account.charge(Resource::ControlBytes, size);
-        self.events.push_back(EventEntry::Control { bytes, _charge: charge });
+        self.events.push_back(EventEntry::Control { bytes, ends, _charge: charge });
         true
     }
 
@@ -231,11 +239,17 @@ impl Outbox {
     }
 
     /// Queues messages of a channel, which keeps them until they are acknowledged.
-    pub(crate) fn push_messages(&mut self, bytes: Bytes, channel: &Arc<Channel>, last: u64) {
+    pub(crate) fn push_messages(
+        &mut self,
+        bytes: Bytes,
+        channel: &Arc<Channel>,
+        generation: u64,
+        last: u64,
+    ) {
         if self.is_open() {
             self.main.push_back(Entry {
                 bytes,
-                kind: EntryKind::Messages { channel: Arc::clone(channel), last },
+                kind: EntryKind::Messages { channel: Arc::clone(channel), generation, last },
             });
         }
     }
@@ -292,11 +306,13 @@ impl Outbox {
     pub(crate) fn take(&mut self, budget: usize, taken: &mut Vec<Taken>) {
         let main_budget = if self.events.is_empty() { budget } else { budget / 2 };
         let mut size = 0;
-        while size < main_budget {
+        while size < main_budget.max(1) {
             let Some(entry) = self.main.pop_front() else { break };
             size += entry.bytes.len();
             self.take_entry(entry, taken);
         }
+        // A large entry of the main lane does not cost the events their half.
+        let budget = budget.max(size + budget / 2);
         while size < budget {
             let Some(entry) = self.events.pop_front() else { break };
             self.events_popped += 1;
@@ -307,10 +323,15 @@ impl Outbox {
                     self.forget_events(&run);
                     taken.push(Taken::Events(run));
                 }
-                EventEntry::Control { bytes, _charge } => {
+                EventEntry::Control { bytes, ends, _charge } => {
+                    if let Some((route, last)) = ends {
+                        self.take_gaps_through(route, last, taken);
+                    }
                     size += bytes.len();
                     self.control_bytes -= bytes.len() as u64;
-                    taken.push(Taken::Plain(bytes));
+                    if !bytes.is_empty() {
+                        taken.push(Taken::Plain(bytes));
+                    }
                 }
                 EventEntry::Shed => (),
             }
@@ -394,7 +415,9 @@ impl Outbox {
                 self.request_bytes -= size;
                 Taken::Requests { bytes, route }
             }
-            EntryKind::Messages { channel, last } => Taken::Messages { bytes, channel, last },
+            EntryKind::Messages { channel, generation, last } => {
+                Taken::Messages { bytes, channel, generation, last }
+            }
         });
     }
 
@@ -561,17 +584,25 @@ impl Outbox {
     }
 
     fn take_gaps_before(&mut self, route: RouteId, first: u64, taken: &mut Vec<Taken>) {
-        if self.gaps.is_empty() {
-            return;
+        if !self.gaps.is_empty() {
+            self.take_gaps_through(route, first - 1, taken);
         }
+    }
+
+    /// Takes what was shed up to `last`. A range that goes on beyond is split: the rest belongs to
+    /// a later subscription.
+    fn take_gaps_through(&mut self, route: RouteId, last: u64, taken: &mut Vec<Taken>) {
         let Some(gaps) = self.gaps.get_mut(&route) else { return };
         while let Some(range) = gaps.ranges.first_entry() {
-            if *range.key() > first {
+            if *range.key() > last {
                 break;
             }
             let (start, end) = range.remove_entry();
-            let topic = Arc::clone(&gaps.topic);
-            taken.push(Taken::Gap { topic, first: start, last: end, cause: gaps.cause });
+            if end > last {
+                gaps.ranges.insert(last + 1, end);
+            }
+            let (topic, last) = (Arc::clone(&gaps.topic), end.min(last));
+            taken.push(Taken::Gap { topic, first: start, last, cause: gaps.cause });
         }
         if gaps.ranges.is_empty() {
             self.gaps.remove(&route);

@@ -42,6 +42,7 @@ pub struct Port {
     pub(crate) outbox: Mutex<Outbox>,
     pub(crate) calls: Mutex<Calls>,
     pub(crate) routes: Mutex<RouteTable>,
+    routes_ended: AtomicU64,
     /// Calls that ended before this callee answered. Its late answers are dropped in silence.
     pub(crate) abandoned: Mutex<BTreeSet<(SessionId, u64)>>,
     /// Requests that this callee has not answered.
@@ -130,6 +131,7 @@ impl Port {
             outbox: Mutex::default(),
             calls: Mutex::default(),
             routes: Mutex::default(),
+            routes_ended: AtomicU64::new(0),
             abandoned: Mutex::default(),
             outstanding: AtomicU32::new(0),
             touched: AtomicBool::new(false),
@@ -147,8 +149,14 @@ impl Port {
     }
 
     /// Queues a frame of the broker in its place among the events.
-    pub(crate) fn push_event_control(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
-        let taken = self.outbox.lock().push_event_control(frame, &self.account);
+    /// `ends` as in [`Outbox::push_event_control`].
+    pub(crate) fn push_event_control(
+        self: &Arc<Self>,
+        frame: Bytes,
+        ends: Option<(RouteId, u64)>,
+        fx: &mut Effects,
+    ) {
+        let taken = self.outbox.lock().push_event_control(frame, ends, &self.account);
         self.after_push(taken, fx);
     }
 
@@ -286,6 +294,18 @@ impl Port {
         (sent != 0).then(|| now.mono.saturating_sub(Duration::from_millis(sent)))
     }
 
+    /// Takes a route out of the session's table.
+    pub(crate) fn forget_route(&self, number: RouteId) {
+        self.routes.lock().remove(number);
+        // Relaxed: whoever still has the route in hand is no worse than a moment earlier.
+        self.routes_ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Grows whenever a route leaves the table.
+    pub(crate) fn routes_ended(&self) -> u64 {
+        self.routes_ended.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn route(&self, number: RouteId) -> Option<Route> {
         self.routes.lock().routes.get(&number).cloned()
     }
@@ -321,8 +341,8 @@ impl RouteTable {
         self.routes.insert(number, route);
     }
 
-    pub(crate) fn remove(&mut self, number: RouteId) -> Option<Route> {
-        self.routes.remove(&number)
+    fn remove(&mut self, number: RouteId) {
+        self.routes.remove(&number);
     }
 
     pub(crate) fn clear(&mut self) -> Vec<Route> {

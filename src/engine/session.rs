@@ -31,8 +31,9 @@ pub struct Session {
     assembled: Option<Charge>,
     /// Flags that this peer must not set.
     refused_flags: u16,
-    /// The route of the last run, which is most often that of the next one.
-    last: Option<(RouteId, Route)>,
+    /// The route of the last run, which is most often that of the next one, and the state of the
+    /// table in which it was found.
+    last: Option<(RouteId, u64, Route)>,
 }
 
 /// A run that is still growing.
@@ -264,7 +265,7 @@ impl Session {
     }
 
     fn handle_run(&mut self, kind: Kind, number: RouteId, run: Run, now: Now, fx: &mut Effects) {
-        let id = run.first;
+        let (first, count) = (run.first, run.count);
         let outcome = match (kind, self.find_route(number)) {
             (Kind::MESSAGE, Some(Route::Channel(channel)))
                 if channel.sender.session == self.port.session =>
@@ -297,7 +298,15 @@ impl Session {
                 format!("a frame of type {kind} does not go on route {number} from this side"),
             )),
         };
-        if let Err(fault) = outcome {
+        let Err(fault) = outcome else { return };
+        // Each message that was refused has its answer; those before `expected` were accepted.
+        let expected = fault.details.get("expected").and_then(serde_json::Value::as_u64);
+        let refused = match expected {
+            Some(expected) if expected > first => expected - first,
+            _ => 0,
+        };
+        for offset in refused.min(count - 1)..count {
+            let id = first.wrapping_add(offset);
             self.port.push_fault(number, id, &fault, now, fx);
         }
     }
@@ -334,9 +343,6 @@ impl Session {
             kind => {
                 let kind = ChangeKind::parse(kind, header.route, frame.body())?;
                 let port = Arc::clone(&self.port);
-                if matches!(kind, ChangeKind::Close(_)) {
-                    self.last = None;
-                }
                 fx.change(Change::Asked { port, message_id: header.message_id, kind });
                 Ok(())
             }
@@ -367,18 +373,21 @@ impl Session {
                 Code::Unexpected,
                 format!("route {} is not a method that you call", header.route),
             )),
+            // The route was given up meanwhile, which ended the call too.
+            None if self.port.routes.lock().may_have_ended(header.route) => Ok(()),
             None => Err(unknown_route(header.route)),
         }
     }
 
     fn find_route(&mut self, number: RouteId) -> Option<Route> {
-        if let Some((last, route)) = &self.last
-            && *last == number
+        let ended = self.port.routes_ended();
+        if let Some((last, then, route)) = &self.last
+            && (*last, *then) == (number, ended)
         {
             return Some(route.clone());
         }
         let route = self.port.route(number)?;
-        self.last = Some((number, route.clone()));
+        self.last = Some((number, ended, route.clone()));
         Some(route)
     }
 }

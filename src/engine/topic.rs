@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::effects::{Effects, Now};
@@ -71,7 +72,13 @@ impl TopicRoute {
     }
 
     /// Adds a subscriber, or changes its policy.
-    pub(crate) fn add_subscriber(&self, port: &Arc<Port>, policy: EventPolicy) {
+    pub(crate) fn add_subscriber(
+        &self,
+        port: &Arc<Port>,
+        policy: EventPolicy,
+        now: Now,
+        fx: &mut Effects,
+    ) {
         let mut state = self.state.lock();
         let handed = state.accepted;
         match state.subscribers.iter_mut().find(|known| known.port.session == port.session) {
@@ -88,6 +95,12 @@ impl TopicRoute {
                 handed,
             }),
         }
+        // One that blocked may do so no longer.
+        if state.advance() {
+            let progress = (state.accepted, state.completed);
+            drop(state);
+            self.acknowledge(progress, now, fx);
+        }
     }
 
     /// Takes a subscriber away. What is queued for it still goes out.
@@ -102,8 +115,13 @@ impl TopicRoute {
         let progress = (state.accepted, state.completed);
         drop(state);
         if gone.announced {
-            let close = close_frame(self.number, "the subscription ended", now);
-            gone.port.push_event_control(close, fx);
+            // Who hears itself goes on publishing: a close would be about both directions.
+            let is_own = self.publisher.as_ref().is_some_and(|port| port.session == session);
+            let close = match is_own {
+                true => Bytes::new(),
+                false => close_frame(self.number, "the subscription ended", now),
+            };
+            gone.port.push_event_control(close, Some((self.number, progress.0)), fx);
         }
         if moved {
             self.acknowledge(progress, now, fx);
@@ -170,9 +188,13 @@ impl TopicRoute {
 
     /// Ends the route: no event will come on it any more.
     pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
-        let subscribers = std::mem::take(&mut self.state.lock().subscribers);
+        let (subscribers, accepted) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.subscribers), state.accepted)
+        };
         for gone in subscribers.iter().filter(|gone| gone.announced) {
-            gone.port.push_event_control(close_frame(self.number, reason, now), fx);
+            let close = close_frame(self.number, reason, now);
+            gone.port.push_event_control(close, Some((self.number, accepted)), fx);
         }
     }
 
@@ -212,7 +234,7 @@ impl TopicRoute {
             let port = &subscriber.port;
             if !subscriber.announced {
                 subscriber.announced = true;
-                port.push_event_control(announce_frame(&self.announcement(), now), fx);
+                port.push_event_control(announce_frame(&self.announcement(), now), None, fx);
             }
             let bytes = for_features(run.bytes.clone(), run.flags, port.features);
             let run = Run { bytes, ..run.clone() };

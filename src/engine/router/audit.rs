@@ -78,4 +78,24 @@ impl Router {
         live.retain(|_, amount| *amount > 0);
         assert!(live.is_empty(), "live objects without an account: {live:?}");
     }
+
+    /// Panics unless everything was given back. Only meaningful when nobody is there.
+    pub(crate) fn check_empty(&self) {
+        for account in self.ledger.accounts() {
+            for resource in Resource::ALL {
+                let used = account.used(resource);
+                let (name, plugin) = (resource.name(), account.plugin());
+                assert_eq!(used, 0, "{plugin} is still charged for {name}");
+            }
+        }
+        let own = self.own_topics.len();
+        assert_eq!(self.routes.len(), own, "routes of nobody are left");
+        assert!(self.by_name.is_empty() && self.subscriptions.is_empty());
+        assert!(self.methods_to.is_empty() && self.channels_to.is_empty());
+    }
+
+    /// The messages that were given up, the last ones.
+    pub(crate) fn dead_letters(&self) -> &std::collections::VecDeque<super::DeadLetter> {
+        &self.dead_letters
+    }
 }

@@ -50,6 +50,8 @@ impl Router {
         &mut self,
         port: &Arc<Port>,
         subscribe: &Subscribe,
+        now: Now,
+        fx: &mut Effects,
     ) -> Result<Subscribed, Fault> {
         let pattern = Pattern::parse(&subscribe.pattern)?;
         let charge = port.account.try_charge(
@@ -77,7 +79,7 @@ impl Router {
                 && subscription.pattern.matches(&topic.topic)
                 && !topic.has_subscriber(port.session)
             {
-                topic.add_subscriber(port, policy);
+                topic.add_subscriber(port, policy, now, fx);
             }
         }
         self.subscriptions.insert(number, subscription);
@@ -109,7 +111,7 @@ impl Router {
             .collect();
         for topic in topics {
             match self.policy_for(port.session, &topic.topic) {
-                Some(policy) => topic.add_subscriber(port, policy),
+                Some(policy) => topic.add_subscriber(port, policy, now, fx),
                 None => topic.remove_subscriber(port.session, now, fx),
             }
         }
@@ -125,7 +127,7 @@ impl Router {
     }
 
     /// Gives a new topic its subscribers.
-    pub(super) fn fill_subscribers(&self, route: &TopicRoute) {
+    pub(super) fn fill_subscribers(&self, route: &TopicRoute, now: Now, fx: &mut Effects) {
         if route.kind == RouteKind::Broadcast {
             let sender = route.publisher.as_ref().map(|port| port.session);
             for port in self.ports() {
@@ -134,7 +136,7 @@ impl Router {
                     .get(&port.plugin)
                     .is_some_and(|entry| entry.was_ready && entry.role == Role::Plugin);
                 if ready && Some(port.session) != sender {
-                    route.add_subscriber(port, EventPolicy::default());
+                    route.add_subscriber(port, EventPolicy::default(), now, fx);
                 }
             }
             return;
@@ -142,18 +144,18 @@ impl Router {
         for subscription in self.subscriptions.values() {
             let port = &subscription.port;
             if subscription.pattern.matches(&route.topic) && !route.has_subscriber(port.session) {
-                route.add_subscriber(port, subscription.policy);
+                route.add_subscriber(port, subscription.policy, now, fx);
             }
         }
     }
 
     /// A plugin that has become ready is told of broadcasts from here on.
-    pub(super) fn join_broadcasts(&self, port: &Arc<Port>) {
+    pub(super) fn join_broadcasts(&self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
         for topic in self.topics().filter(|topic| topic.kind == RouteKind::Broadcast) {
             let is_own =
                 topic.publisher.as_ref().is_some_and(|publisher| publisher.session == port.session);
             if !is_own {
-                topic.add_subscriber(port, EventPolicy::default());
+                topic.add_subscriber(port, EventPolicy::default(), now, fx);
             }
         }
     }
@@ -227,7 +229,7 @@ impl Router {
         self.route_last += 1;
         let number = RouteId(self.route_last);
         let route = TopicRoute::new(number, None, topic.clone(), RouteKind::Topic, &self.tallies);
-        self.fill_subscribers(&route);
+        self.fill_subscribers(&route, now, fx);
         let route = Arc::new(route);
         let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), _charge: None };
         self.routes.insert(number, entry);

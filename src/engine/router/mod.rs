@@ -222,15 +222,15 @@ impl Router {
         let services: Vec<PluginId> = known.services.iter().cloned().collect();
 
         // Callees first, so that no new call reaches the session while its calls are ended.
-        self.refresh_methods(&port.plugin, now, fx);
+        self.refresh_methods(&port.plugin);
         for service in &services {
-            self.refresh_methods(service, now, fx);
+            self.refresh_methods(service);
         }
         self.end_calls_of_callee(&port, now, fx);
         self.end_calls_of_caller(&port, now, fx);
         for number in self.channels_to.get(&port.plugin).cloned().unwrap_or_default() {
             if let Some(Route::Channel(channel)) = self.route(number) {
-                channel.detach(now);
+                channel.detach("the session ended", now, fx);
             }
         }
         self.end_subscriptions(&port, now, fx);
@@ -267,7 +267,7 @@ impl Router {
             let Route::Channel(channel) = &entry.route else { continue };
             match channel.expires_at() {
                 Some(at) if at <= now.mono => {
-                    letters.extend(channel.give_up("the receiver was absent", now, fx));
+                    letters.extend(channel.give_up(now, fx));
                     if channel.is_finished() {
                         fx.change(Change::ChannelDrained(Arc::clone(channel)));
                     }
@@ -363,7 +363,7 @@ impl Router {
             }
             ChangeKind::Close(number) => self.close(port, number, now, fx)?,
             ChangeKind::Subscribe(subscribe) => {
-                let subscribed = self.subscribe(port, &subscribe)?;
+                let subscribed = self.subscribe(port, &subscribe, now, fx)?;
                 port.push_answer(message_id, &subscribed, now, fx);
                 return Ok(());
             }

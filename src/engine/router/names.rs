@@ -39,10 +39,10 @@ impl Router {
         let charge = port.account.try_charge(Resource::Routes, 1, u64::from(limit::ROUTES_MAX))?;
         let number = RouteId(self.route_last + 1);
         let route = match open.kind {
-            RouteKind::Method => self.open_method(port, number, &open.name, now, fx)?,
+            RouteKind::Method => self.open_method(port, number, &open.name)?,
             RouteKind::Channel => self.open_channel(port, number, &open.name, now, fx)?,
             RouteKind::Topic | RouteKind::Broadcast => {
-                self.open_topic(port, number, open.kind, &open.name)?
+                self.open_topic(port, number, open.kind, &open.name, now, fx)?
             }
         };
         self.route_last += 1;
@@ -91,15 +91,15 @@ impl Router {
     }
 
     /// Brings every route to `target` up to date with who serves it.
-    pub(super) fn refresh_methods(&self, target: &PluginId, now: Now, fx: &mut Effects) {
+    pub(super) fn refresh_methods(&self, target: &PluginId) {
         for number in self.methods_to.get(target).into_iter().flatten() {
             let Some(Route::Method(route)) = self.route(*number) else { continue };
             match self.resolve_method(&route.target, &route.method) {
                 Ok(ports) => {
                     let absent = self.absent_plugin(target);
-                    route.set_candidates(&ports, absent, now, fx);
+                    route.set_candidates(&ports, absent);
                 }
-                Err(absent) => route.set_candidates(&[], absent, now, fx),
+                Err(absent) => route.set_candidates(&[], absent),
             }
         }
     }
@@ -112,7 +112,7 @@ impl Router {
             if entry.registered && entry.channels.contains_key(&channel.name) {
                 channel.attach(port, now, fx);
             } else {
-                channel.detach(now);
+                channel.detach("the channel is no longer registered", now, fx);
             }
         }
     }
@@ -152,14 +152,12 @@ impl Router {
         port: &Arc<Port>,
         number: RouteId,
         name: &str,
-        now: Now,
-        fx: &mut Effects,
     ) -> Result<Route, Fault> {
         let (target, method) = parse_method_address(name)?;
         let ports = self.resolve_method(&target, &method)?;
         let absent = self.absent_plugin(&target);
         let route = Arc::new(MethodRoute::new(number, port, target.clone(), method));
-        route.set_candidates(&ports, absent, now, fx);
+        route.set_candidates(&ports, absent);
         self.methods_to.entry(target).or_default().push(number);
         Ok(Route::Method(route))
     }
@@ -196,11 +194,13 @@ impl Router {
         number: RouteId,
         kind: RouteKind,
         name: &str,
+        now: Now,
+        fx: &mut Effects,
     ) -> Result<Route, Fault> {
         let topic = Topic::parse(name)?;
         let publisher = Some(Arc::clone(port));
         let route = TopicRoute::new(number, publisher, topic, kind, &self.tallies);
-        self.fill_subscribers(&route);
+        self.fill_subscribers(&route, now, fx);
         Ok(Route::Topic(Arc::new(route)))
     }
 
@@ -252,8 +252,13 @@ impl Router {
         now: Now,
         fx: &mut Effects,
     ) {
-        port.routes.lock().remove(number);
-        match self.route(number) {
+        let route = self.route(number);
+        match &route {
+            // It still has to acknowledge what it has sent to itself.
+            Some(Route::Channel(channel)) if channel.leads_to(port.session) => (),
+            _ => port.forget_route(number),
+        }
+        match route {
             Some(Route::Method(route)) => {
                 self.end_calls_of_route(port, number, now, fx);
                 route.close(reason, now, fx);

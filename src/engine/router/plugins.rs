@@ -208,9 +208,9 @@ impl Router {
         entry.channels.extend(channels);
         entry.services.extend(services.iter().cloned());
         let services: Vec<PluginId> = entry.services.iter().cloned().collect();
-        self.refresh_methods(&port.plugin, now, fx);
+        self.refresh_methods(&port.plugin);
         for service in services {
-            self.refresh_methods(&service, now, fx);
+            self.refresh_methods(&service);
         }
         self.refresh_channels(port, now, fx);
         Ok(())
@@ -223,20 +223,22 @@ impl Router {
         now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
+        // All names are checked before the first one is taken away.
+        let Unregister { methods, channels, services } = unregister;
+        let methods = methods.iter().map(|name| MethodName::parse(name));
+        let methods: Vec<MethodName> = methods.collect::<Result<_, _>>()?;
+        let channels = channels.iter().map(|name| ChannelName::parse(name));
+        let channels: Vec<ChannelName> = channels.collect::<Result<_, _>>()?;
+        let services = services.iter().map(|name| PluginId::parse(name));
+        let services: Vec<PluginId> = services.collect::<Result<_, _>>()?;
         let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
         let mut touched = vec![port.plugin.clone()];
         touched.extend(entry.services.iter().cloned());
-        for method in &unregister.methods {
-            entry.methods.remove(&MethodName::parse(method)?);
-        }
-        for channel in &unregister.channels {
-            entry.channels.remove(&ChannelName::parse(channel)?);
-        }
-        for service in &unregister.services {
-            entry.services.remove(&PluginId::parse(service)?);
-        }
+        entry.methods.retain(|name, _| !methods.contains(name));
+        entry.channels.retain(|name, _| !channels.contains(name));
+        entry.services.retain(|name| !services.contains(name));
         for target in touched {
-            self.refresh_methods(&target, now, fx);
+            self.refresh_methods(&target);
         }
         self.refresh_channels(port, now, fx);
         Ok(())
@@ -330,7 +332,7 @@ impl Router {
         let newly_ready = state == State::Ready && !entry.was_ready;
         entry.was_ready |= state == State::Ready;
         if newly_ready && entry.role == Role::Plugin {
-            self.join_broadcasts(port);
+            self.join_broadcasts(port, now, fx);
         }
         self.publish_state(&port.plugin.clone(), state, None, now, fx);
     }
