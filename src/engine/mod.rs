@@ -23,6 +23,7 @@ mod port;
 mod router;
 mod run;
 mod session;
+pub mod sim;
 mod tally;
 mod topic;
 
