@@ -288,16 +288,23 @@ impl Link {
         self.tell(|peer, now| peer.respond(call, result, now));
     }
 
-    /// Says goodbye, writes what is queued and ends the connection.
+    /// Says goodbye, writes what is queued and ends the connection. A broker that reads nothing
+    /// cannot keep this from ending.
     pub(crate) async fn leave(&self, reason: Option<&str>) {
-        self.shared().leave(reason);
-        loop {
-            let mut written = std::pin::pin!(self.shared().progress.notified());
-            written.as_mut().enable();
-            if self.shared().closed.load(Ordering::Acquire) {
-                return;
+        let shared = self.shared();
+        shared.leave(reason);
+        let written = async {
+            loop {
+                let mut changed = std::pin::pin!(shared.progress.notified());
+                changed.as_mut().enable();
+                if shared.closed.load(Ordering::Acquire) {
+                    return;
+                }
+                changed.await;
             }
-            written.await;
+        };
+        if tokio::time::timeout(limit::DRAIN_TIMEOUT, written).await.is_err() {
+            shared.close();
         }
     }
 

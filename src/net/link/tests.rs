@@ -159,7 +159,7 @@ async fn connected() -> (Link, Inbound, Broker) {
         routes_max: 8,
         subscriptions_max: 8,
     };
-    let welcome = body::Welcome { version: 1, session: 5, limits, ..Default::default() };
+    let welcome = Welcome { version: 1, session: 5, limits, ..Default::default() };
     let welcome = FrameBuilder::new(Kind::WELCOME).build(b"", &body::encode(&welcome));
     let settings = PeerSettings { grace: Duration::from_millis(1), ..Default::default() };
     let (connected, ()) = tokio::join!(Link::connect(ours, settings), async {
