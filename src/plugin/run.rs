@@ -157,16 +157,21 @@ struct Running {
 }
 
 impl Runner {
+    #[inline]
     fn handle(&mut self, event: PeerEvent) {
-        let event = match event {
+        match event {
             PeerEvent::Message { slot, id, attempt, timestamp, payload } => {
-                return self.handle_message(slot, Message { id, attempt, timestamp, payload });
+                self.handle_message(slot, Message { id, attempt, timestamp, payload });
             }
             PeerEvent::Request { slot, call, payload, deadline, .. } => {
-                return self.handle_request(slot, call, payload, deadline);
+                self.handle_request(slot, call, payload, deadline);
             }
-            event => event,
-        };
+            event => self.handle_rare(event),
+        }
+    }
+
+    #[inline(never)]
+    fn handle_rare(&mut self, event: PeerEvent) {
         let Some(event) = self.client.hub.handle(event) else { return };
         match event {
             PeerEvent::Announced { slot, announce } => self.handle_announced(slot, *announce),

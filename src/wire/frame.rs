@@ -103,8 +103,22 @@ impl FrameBuilder {
             timestamp: self.timestamp,
             payload_size,
         };
-        output.reserve(header.frame_size());
         let start = output.len();
+        if header.frame_size() <= Self::SMALL_SIZE {
+            // One growth and plain copies: for small frames the calls cost more than the bytes.
+            output.resize(start + header.frame_size(), 0);
+            let (head, rest) = output[start..].split_at_mut(HEADER_SIZE);
+            head.copy_from_slice(&header.to_bytes());
+            rest[..extension.len()].copy_from_slice(extension);
+            rest[extension.len()..extension.len() + body.len()].copy_from_slice(body);
+            if flags.has(Flags::CHECKSUM) {
+                let trailer = output.len() - TRAILER_SIZE;
+                let checksum = xxh64(&output[start..trailer], 0);
+                output[trailer..].copy_from_slice(&checksum.to_le_bytes());
+            }
+            return;
+        }
+        output.reserve(header.frame_size());
         output.put_slice(&header.to_bytes());
         output.put_slice(extension);
         output.put_slice(body);
@@ -119,6 +133,9 @@ impl FrameBuilder {
         self.append(&mut output, extension, body);
         output.freeze()
     }
+
+    /// Frames up to this are written in one go.
+    const SMALL_SIZE: usize = 512;
 }
 
 /// A complete frame in somebody else's buffer.
