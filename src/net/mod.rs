@@ -7,6 +7,8 @@ pub(crate) mod clock;
 pub(crate) mod link;
 #[cfg(feature = "broker")]
 pub(crate) mod listen;
+#[cfg(any(feature = "broker", feature = "plugin"))]
+pub(crate) mod socket;
 #[cfg(feature = "broker")]
 pub(crate) mod socket_directory;
 pub mod socket_path;

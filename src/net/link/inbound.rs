@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Sleep;
 
 use super::LinkError;
@@ -19,7 +19,8 @@ use crate::wire::body::Welcome;
 #[derive(Debug)]
 pub(crate) struct Inbound {
     pub(super) shared: Arc<Shared>,
-    pub(super) buffer: BytesMut,
+    /// What was read last, whose buffer is used again when nothing else refers to it.
+    pub(super) last: Bytes,
     pub(super) events: VecDeque<PeerEvent>,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
@@ -110,17 +111,20 @@ impl Inbound {
 
     /// One read. True when the socket gave so much that there is likely more.
     fn read(&mut self) -> Result<bool, LinkError> {
-        // The buffer is used again as soon as nothing refers to what came before; else a new one
-        // is taken, but not for each small read.
-        if !self.buffer.try_reclaim(limit::READ_BUFFER_SIZE)
-            && self.buffer.capacity() < limit::READ_BUFFER_SIZE / 4
-        {
-            self.buffer.reserve(limit::READ_BUFFER_SIZE);
-        }
-        match self.shared.stream.try_read_buf(&mut self.buffer) {
+        let mut buffer = match std::mem::take(&mut self.last).try_into_mut() {
+            Ok(buffer) => Vec::from(buffer),
+            Err(_in_use) => Vec::new(),
+        };
+        buffer.clear();
+        buffer.reserve(limit::READ_BUFFER_SIZE);
+        match self.shared.stream.try_read(&mut buffer) {
             Ok(0) => Err(LinkError::Closed),
             Ok(size) => {
-                let input: Bytes = self.buffer.split().freeze();
+                // A message that somebody keeps must not keep a whole buffer that is all but empty.
+                let is_small = size < limit::READ_BUFFER_SIZE / 4;
+                let small = is_small.then(|| Bytes::copy_from_slice(&buffer));
+                self.last = Bytes::from(buffer);
+                let input = small.unwrap_or_else(|| self.last.clone());
                 let mut state = self.shared.state.lock();
                 let outcome = state.peer.handle_input(input, clock::moment());
                 state.peer.drain_events(&mut self.events);

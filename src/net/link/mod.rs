@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -31,6 +31,7 @@ use crate::error::{Code, Fault, FrameError};
 use crate::id::RouteId;
 use crate::limit;
 use crate::net::clock;
+use crate::net::socket::Socket;
 use crate::peer::{
     CallId, CommandError, Moment, Opening, Payload, Peer, PeerSettings, Progress, RequestOptions,
     SendOptions,
@@ -80,7 +81,7 @@ impl Link {
     ) -> Result<(Self, Inbound, Welcome), LinkError> {
         let now = clock::moment();
         let shared = Arc::new(Shared {
-            stream,
+            stream: Socket::new(stream)?,
             state: Mutex::new(State {
                 peer: Peer::new(settings, now),
                 answers: HashMap::new(),
@@ -99,7 +100,7 @@ impl Link {
         let link = Self { owner: Arc::new(Owner { shared: Arc::clone(&shared) }) };
         let mut inbound = Inbound {
             shared: Arc::clone(&shared),
-            buffer: BytesMut::new(),
+            last: Bytes::new(),
             events: VecDeque::new(),
             timer: None,
         };

@@ -12,17 +12,17 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::Fault;
 use crate::id::RouteId;
 use crate::net::clock;
+use crate::net::socket::Socket;
 use crate::peer::{Moment, Payload, Peer, PeerEvent};
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) stream: UnixStream,
+    pub(super) stream: Socket,
     pub(super) state: Mutex<State>,
     pub(super) writing: Mutex<Writing>,
     /// There is something to write, or the connection has ended.
