@@ -1,7 +1,7 @@
 //! The broker under thousands of seeds.
 //!
-//! `PLUGBUS_SIM_SEEDS` says how many (100), `PLUGBUS_SIM_FIRST` from which on (1), `PLUGBUS_SIM_STEPS`
-//! how long each run is (2000). `PLUGBUS_SIM_SEED` runs one.
+//! `PLUGBUS_SIM_SEEDS` says how many (100), `PLUGBUS_SIM_FIRST` from which on (1),
+//! `PLUGBUS_SIM_STEPS` how long each run is (2000). `PLUGBUS_SIM_SEED` runs one.
 
 #![expect(clippy::print_stdout, reason = "a failure says how to repeat it, a success what it was")]
 

@@ -2,6 +2,8 @@
 //!
 //! Shared behind an `Arc`; each part has its own short lock. Lock order: a channel, topic or method
 //! first, then `calls`, `routes` or `outbox` of one port, never two of these at a time.
+//!
+//! The file is longer than most: everything that a session shows of itself is in one place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

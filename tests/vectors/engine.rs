@@ -67,7 +67,8 @@ fn router(now: Now) -> Router {
     Router::new(settings, now)
 }
 
-/// Puts the session that the broker gave where the vector has its own. Others are forged on purpose.
+/// Puts the session that the broker gave where the vector has its own. Others are forged on
+/// purpose.
 fn with_session(bytes: &[u8], session: SessionId) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut at = 0;

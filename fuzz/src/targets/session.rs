@@ -2,6 +2,8 @@
 //!
 //! After every step the promises and the ledger are checked; in the end everybody leaves and
 //! nothing may be left of them.
+//!
+//! The file is longer than most: one generator for each frame that a peer can send.
 
 use std::time::Duration;
 

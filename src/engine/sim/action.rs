@@ -1,4 +1,6 @@
 //! What honest plugins do of their own accord.
+//!
+//! The file is longer than most: one short function for each thing that a plugin can do.
 
 use std::time::Duration;
 

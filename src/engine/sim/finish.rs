@@ -8,8 +8,8 @@ use super::world::World;
 use crate::wire::body::RouteKind;
 
 impl World {
-    /// Lets the world come to rest, first around those who are stopped, then with everybody; then ends
-    /// every session.
+    /// Lets the world come to rest, first around those who are stopped, then with everybody; then
+    /// ends every session.
     pub(super) fn finish(&mut self) {
         self.calm = true;
         for index in 0..self.plugins.len() {

@@ -1,5 +1,5 @@
-//! One connection and the broker's end of it: what `net::traffic` and `broker::session` do, one small
-//! step at a time.
+//! One connection and the broker's end of it: what `net::traffic` and `broker::session` do, one
+//! small step at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

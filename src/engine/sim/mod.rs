@@ -1,10 +1,10 @@
 //! A whole broker and its plugins in one thread, under one seed.
 //!
-//! Each step the scheduler takes one action that is possible: a plugin sends something, bytes move a
-//! little way, the router decides, a handler returns, somebody dies. After every step the engine is
-//! audited, and an oracle that knows nothing of the engine checks the promises of
-//! `docs/architecture.md` where the plugins would notice. No step depends on anything but the seed, so
-//! that a failure happens again as often as one likes.
+//! Each step the scheduler takes one action that is possible: a plugin sends something, bytes move
+//! a little way, the router decides, a handler returns, somebody dies. After every step the engine
+//! is audited, and an oracle that knows nothing of the engine checks the promises of
+//! `docs/architecture.md` where the plugins would notice. No step depends on anything but the seed,
+//! so that a failure happens again as often as one likes.
 
 mod action;
 mod check;

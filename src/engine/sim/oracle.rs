@@ -1,7 +1,9 @@
 //! What must be true at the edges of the broker, kept apart from the engine.
 //!
-//! The oracle sees every frame twice: when the broker has read it, and when the broker writes it. It
-//! knows what the plugins have sent and seen. It never looks into the engine.
+//! The oracle sees every frame twice: when the broker has read it, and when the broker writes it.
+//! It knows what the plugins have sent and seen. It never looks into the engine.
+//!
+//! The file is longer than most: one check for each promise, side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
 

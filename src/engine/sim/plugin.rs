@@ -233,7 +233,8 @@ impl Client {
             PeerEvent::Closed { route, .. } => self.out.retain(|out| out.route != route.0),
             PeerEvent::Fault { route, message_id, fault } => {
                 check_refusal(&fault);
-                // Nobody waits for the outcome, or the peer has given it itself because it was late.
+                // Nobody waits for the outcome, or the peer has given it itself because it was
+                // late.
                 let is_no_reply = oracle
                     .calls
                     .get(&(self.session, message_id))

@@ -1,4 +1,6 @@
 //! The scheduler: a broker, its plugins and the bytes between them, one small step at a time.
+//!
+//! The file is longer than most: one function for each step of the scheduler.
 
 use std::time::{Duration, Instant};
 

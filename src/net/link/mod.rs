@@ -5,9 +5,11 @@
 //! writes what is queued.
 //!
 //! Nothing waits for a timer to be written. A frame that finds the output below
-//! [`WRITE_AT`](shared::WRITE_AT) wakes the writer, which runs as soon as the current task waits for
-//! anything; frames that come meanwhile share its write. A task that never waits writes by itself
-//! when the output reaches that size. When the socket is full, sending waits.
+//! [`WRITE_AT`](shared::WRITE_AT) wakes the writer, which runs as soon as the current task waits
+//! for anything; frames that come meanwhile share its write. A task that never waits writes by
+//! itself when the output reaches that size. When the socket is full, sending waits.
+//!
+//! The file is longer than most: one short function for each word of the SDK.
 
 mod inbound;
 mod shared;
