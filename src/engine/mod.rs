@@ -25,6 +25,8 @@ mod run;
 mod session;
 pub mod sim;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 pub use channel::Channel;
