@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 
 use super::effects::{Effects, Now};
 use super::ledger::{Charge, Resource};
-use super::plain::for_features;
 use super::port::{Port, Route, announce_frame, close_frame};
 use super::router::{Change, DeadLetter};
 use super::run::Run;
@@ -407,8 +406,7 @@ impl Channel {
     }
 
     fn queue(self: &Arc<Self>, receiver: &Arc<Port>, run: &Run, generation: u64, fx: &mut Effects) {
-        let bytes: Bytes = for_features(run.bytes.clone(), run.flags, receiver.features);
-        receiver.outbox.lock().push_messages(bytes, self, generation, run.last());
+        receiver.outbox.lock().push_messages(run, self, generation);
         fx.touch(receiver);
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::effects::{Effects, Now};
 use super::outbox::Taken;
+use super::plain::for_features;
 use super::port::Port;
 use super::tally::End;
 use crate::wire::body::{self, Gap};
@@ -37,9 +38,9 @@ impl Port {
                 Taken::Requests { bytes, route } => {
                     route.hand_over(self, bytes, now, fx, &mut write);
                 }
-                Taken::Messages { bytes, channel, generation, last } => {
+                Taken::Messages { bytes, channel, generation, last, flags } => {
                     if channel.hand_over(generation, last) {
-                        write(bytes);
+                        write(for_features(bytes, flags, self.features));
                     }
                 }
                 Taken::Events(run) => {

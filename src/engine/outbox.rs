@@ -26,6 +26,7 @@ use super::topic::TopicRoute;
 use crate::error::Fault;
 use crate::id::RouteId;
 use crate::limit;
+use crate::wire::Flags;
 use crate::wire::body::Overflow;
 
 /// Queue of one session.
@@ -72,8 +73,9 @@ pub(crate) enum EntryKind {
     Requests { route: Arc<MethodRoute>, count: u32 },
     /// Responses, errors and started notices for this session as caller.
     Responses { _charge: Option<Charge> },
-    /// Messages of one channel up to `last`.
-    Messages { channel: Arc<Channel>, generation: u64, last: u64 },
+    /// Messages of one channel up to `last`, as they came: what they unpack to is for no queue to
+    /// hold.
+    Messages { channel: Arc<Channel>, generation: u64, last: u64, flags: Flags },
 }
 
 #[derive(Debug)]
@@ -134,7 +136,7 @@ impl Default for EventPolicy {
 pub(crate) enum Taken {
     Plain(Bytes),
     Requests { bytes: Bytes, route: Arc<MethodRoute> },
-    Messages { bytes: Bytes, channel: Arc<Channel>, generation: u64, last: u64 },
+    Messages { bytes: Bytes, channel: Arc<Channel>, generation: u64, last: u64, flags: Flags },
     Events(EventRun),
     Gap { topic: Arc<TopicRoute>, first: u64, last: u64, cause: &'static str },
 }
@@ -185,6 +187,14 @@ impl Outbox {
                 "requests queued for a callee",
                 u64::from(self.request_count),
                 u64::from(limit::CALLEE_QUEUE_REQUESTS_MAX),
+            ));
+        }
+        if self.control_bytes >= limit::CONTROL_QUEUE_BYTES_MAX / 2 {
+            // The request may need an announcement, and nobody ends a callee's session by that.
+            return Err((
+                "bytes of control frames queued for a callee",
+                self.control_bytes,
+                limit::CONTROL_QUEUE_BYTES_MAX / 2,
             ));
         }
         if self.request_bytes + bytes > limit::CALLEE_QUEUE_BYTES_MAX && self.request_bytes > 0 {
@@ -241,15 +251,16 @@ impl Outbox {
     /// Queues messages of a channel, which keeps them until they are acknowledged.
     pub(crate) fn push_messages(
         &mut self,
-        bytes: Bytes,
+        run: &run::Run,
         channel: &Arc<Channel>,
         generation: u64,
-        last: u64,
     ) {
         if self.is_open() {
+            let channel = Arc::clone(channel);
+            let (last, flags) = (run.last(), run.flags);
             self.main.push_back(Entry {
-                bytes,
-                kind: EntryKind::Messages { channel: Arc::clone(channel), generation, last },
+                bytes: run.bytes.clone(),
+                kind: EntryKind::Messages { channel, generation, last, flags },
             });
         }
     }
@@ -415,8 +426,8 @@ impl Outbox {
                 self.request_bytes -= size;
                 Taken::Requests { bytes, route }
             }
-            EntryKind::Messages { channel, generation, last } => {
-                Taken::Messages { bytes, channel, generation, last }
+            EntryKind::Messages { channel, generation, last, flags } => {
+                Taken::Messages { bytes, channel, generation, last, flags }
             }
         });
     }

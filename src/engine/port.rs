@@ -22,8 +22,9 @@ use super::method::MethodRoute;
 use super::outbox::{Outbox, State};
 use super::tally::{End, Tallies};
 use super::topic::TopicRoute;
-use crate::error::Fault;
+use crate::error::{Fault, Refusal};
 use crate::id::{PluginId, RouteId, SessionId};
+use crate::limit;
 use crate::wire::body::{self, Role};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
@@ -148,6 +149,24 @@ impl Port {
     pub(crate) fn push_control(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
         let taken = self.outbox.lock().push_control(frame, &self.account);
         self.after_push(taken, fx);
+    }
+
+    /// Whether frames that others cause may be queued. Half of the room is for the answers to the
+    /// peer's own questions, so that nobody can end somebody else's session by flooding it.
+    pub(crate) fn check_control_room(&self) -> Result<(), Fault> {
+        let (used, ..) = self.outbox.lock().counted_bytes();
+        let limit = limit::CONTROL_QUEUE_BYTES_MAX / 2;
+        if used < limit {
+            return Ok(());
+        }
+        Err(Fault::refused(&Refusal {
+            resource: "bytes of control frames queued for a peer",
+            holder: self.plugin.as_str(),
+            used,
+            limit,
+            blame: self.plugin.as_str(),
+            retry_after_ms: Self::CONTROL_RETRY_MS,
+        }))
     }
 
     /// Queues a frame of the broker in its place among the events.
@@ -322,6 +341,9 @@ impl Port {
         }
         fx.touch(self);
     }
+
+    /// What somebody is advised to wait whose frame found no room.
+    const CONTROL_RETRY_MS: u64 = 100;
 
     /// Late answers that are remembered for one callee.
     pub(crate) const ABANDONED_MAX: usize = 65_536;

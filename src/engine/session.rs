@@ -153,6 +153,13 @@ impl Session {
         let header = &frame.header;
         if let Err(fault) = self.check(frame) {
             self.port.push_fault(header.route, header.message_id, &fault, now, fx);
+            let key = ChunkKey::of(frame);
+            let has_more = header.flags.has(Flags::MORE) && header.kind.is_chunkable();
+            if has_more || self.assembler.is_unfinished(key) {
+                // Without this chunk the message cannot become whole.
+                self.assembler.refuse(key, has_more);
+                self.charge_assembled();
+            }
             return None;
         }
         if header.route == RouteId::CONTROL || !Self::is_traffic(header.kind) {
@@ -179,10 +186,7 @@ impl Session {
 
     fn handle_chunk(&mut self, key: ChunkKey, frame: &FrameView<'_>, now: Now, fx: &mut Effects) {
         let outcome = self.assembler.push(key, frame);
-        self.assembled = match self.assembler.bytes() {
-            0 => None,
-            bytes => Some(self.port.account.charge(Resource::ChunkBytes, bytes)),
-        };
+        self.charge_assembled();
         match outcome {
             Ok(None) => (),
             Ok(Some(bytes)) => {
@@ -197,6 +201,13 @@ impl Session {
             }
             Err(fault) => self.port.push_fault(key.route, key.message_id, &fault, now, fx),
         }
+    }
+
+    fn charge_assembled(&mut self) {
+        self.assembled = match self.assembler.bytes() {
+            0 => None,
+            bytes => Some(self.port.account.charge(Resource::ChunkBytes, bytes)),
+        };
     }
 
     /// Checks what the framing does not.
@@ -253,8 +264,9 @@ impl Session {
     ) {
         let Some(growing) = growing else { return };
         let size = end - growing.start;
-        // A slice pins the whole read buffer; a small run is cheaper copied.
-        let bytes = if size < limit::COPY_BELOW {
+        // A slice pins the whole read buffer, which large frames make larger than usual; a small
+        // run is cheaper copied.
+        let bytes = if size < limit::COPY_BELOW.max(input.len() / 2) {
             Bytes::copy_from_slice(&input[growing.start..end])
         } else {
             input.slice(growing.start..end)
@@ -343,6 +355,10 @@ impl Session {
             kind => {
                 let kind = ChangeKind::parse(kind, header.route, frame.body())?;
                 let port = Arc::clone(&self.port);
+                if let ChangeKind::Close(route) = kind {
+                    self.assembler.drop_route(route);
+                    self.charge_assembled();
+                }
                 fx.change(Change::Asked { port, message_id: header.message_id, kind });
                 Ok(())
             }

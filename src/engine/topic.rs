@@ -75,10 +75,14 @@ impl TopicRoute {
     pub(crate) fn add_subscriber(
         &self,
         port: &Arc<Port>,
-        policy: EventPolicy,
+        mut policy: EventPolicy,
         now: Now,
         fx: &mut Effects,
     ) {
+        if self.publisher.is_none() && policy.overflow == Overflow::Block {
+            // The broker waits for nobody: one subscriber would keep its events from all others.
+            policy.overflow = Overflow::DropOldest;
+        }
         let mut state = self.state.lock();
         let handed = state.accepted;
         match state.subscribers.iter_mut().find(|known| known.port.session == port.session) {

@@ -227,12 +227,17 @@ async fn write_all(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let is_leaving = !port.is_open();
                 tokio::select! {
                     ready = stream.writable() => ready?,
                     () = wake.notified() => {
                         if port.is_closed() {
                             return Err(io::ErrorKind::ConnectionAborted.into());
                         }
+                    }
+                    // One that said goodbye and does not read is waited for no longer than this.
+                    () = tokio::time::sleep(limit::DRAIN_TIMEOUT), if is_leaving => {
+                        return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
             }

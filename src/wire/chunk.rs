@@ -1,6 +1,6 @@
 //! Messages larger than a frame: cutting them, and collecting the pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 
@@ -43,6 +43,9 @@ pub struct ChunkKey {
 #[derive(Debug)]
 pub struct Assembler {
     unfinished: BTreeMap<ChunkKey, Assembly>,
+    /// Messages of which a chunk was refused. What still comes of them is passed over: taken for a
+    /// message of its own, the rest would be one that nobody sent.
+    refused: BTreeSet<ChunkKey>,
     bytes: u64,
     count_max: usize,
     message_max: u64,
@@ -55,7 +58,7 @@ pub struct Assembly {
     pub frames: BytesMut,
     /// How many.
     pub count: u32,
-    /// Sum of their bodies.
+    /// Sum of their bodies as their author wrote them.
     pub body_size: u64,
     /// What the first of them says that they are.
     pub content_type: ContentType,
@@ -65,7 +68,13 @@ impl Assembler {
     /// An empty one.
     #[must_use]
     pub fn new(count_max: usize, message_max: u64) -> Self {
-        Self { unfinished: BTreeMap::new(), bytes: 0, count_max, message_max }
+        Self {
+            unfinished: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            bytes: 0,
+            count_max,
+            message_max,
+        }
     }
 
     /// Takes one chunk. Gives all frames back to back when it was the last one.
@@ -76,15 +85,37 @@ impl Assembler {
     /// # Errors
     ///
     /// 11005 when the message gets too large, 10007 when the sender has too many unfinished ones,
-    /// 11007 when the chunk does not belong to what came before. The unfinished message is dropped.
+    /// 11007 when the chunk does not belong to what came before. The unfinished message is dropped,
+    /// and its further chunks are passed over.
     pub fn push(&mut self, key: ChunkKey, frame: &FrameView<'_>) -> Result<Option<Bytes>, Fault> {
+        let has_more = frame.header.flags.has(Flags::MORE);
+        if self.refused.contains(&key) {
+            if !has_more {
+                self.refused.remove(&key);
+            }
+            return Ok(None);
+        }
         match self.try_push(key, frame) {
             Ok(complete) => Ok(complete),
             Err(fault) => {
-                self.drop_message(key);
+                self.refuse(key, has_more);
                 Err(fault)
             }
         }
+    }
+
+    /// Drops the message that a refused chunk belongs to, and what still comes of it.
+    pub fn refuse(&mut self, key: ChunkKey, has_more: bool) {
+        self.drop_message(key);
+        if !has_more {
+            self.refused.remove(&key);
+            return;
+        }
+        if self.refused.len() >= Self::REFUSED_MAX {
+            // Only a sender that begins messages in a loop and never ends them comes here.
+            self.refused.pop_first();
+        }
+        self.refused.insert(key);
     }
 
     /// Forgets what was collected under `key`. Says whether there was something.
@@ -98,10 +129,25 @@ impl Assembler {
         }
     }
 
+    /// Forgets what was collected for a route that is given up.
+    pub fn drop_route(&mut self, route: RouteId) {
+        let of_route = |key: &ChunkKey| key.route == route;
+        for (_, dropped) in self.unfinished.extract_if(.., |key, _| of_route(key)) {
+            self.bytes -= dropped.frames.len() as u64;
+        }
+        self.refused.retain(|key| !of_route(key));
+    }
+
     /// Whether chunks under this key have come.
     #[must_use]
     pub fn is_unfinished(&self, key: ChunkKey) -> bool {
-        !self.unfinished.is_empty() && self.unfinished.contains_key(&key)
+        !self.is_empty() && (self.unfinished.contains_key(&key) || self.refused.contains(&key))
+    }
+
+    /// Whether chunks under this key are passed over.
+    #[must_use]
+    pub fn is_refused(&self, key: ChunkKey) -> bool {
+        self.refused.contains(&key)
     }
 
     /// Bytes held.
@@ -116,10 +162,10 @@ impl Assembler {
         self.unfinished.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether nothing is held and nothing is waited for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.unfinished.is_empty()
+        self.unfinished.is_empty() && self.refused.is_empty()
     }
 
     fn try_push(&mut self, key: ChunkKey, frame: &FrameView<'_>) -> Result<Option<Bytes>, Fault> {
@@ -158,7 +204,7 @@ impl Assembler {
                 ),
             ));
         }
-        let body_size = assembly.body_size + frame.body().len() as u64;
+        let body_size = assembly.body_size + frame.unpacked_size();
         if body_size > self.message_max {
             return Err(Fault::new(
                 Code::TooLarge,
@@ -189,6 +235,9 @@ impl Assembler {
 
     /// What headers may add to the bodies, besides an eighth.
     const OVERHEAD_MAX: u64 = 64 << 10;
+
+    /// Refused messages whose end has not come.
+    const REFUSED_MAX: usize = 1_024;
 }
 
 impl ChunkKey {
@@ -238,6 +287,34 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_refused_message_was_taken_for_a_message() {
+        let mut assembler = Assembler::new(4, 15);
+        push(&mut assembler, true, &[0; 10]).unwrap();
+        push(&mut assembler, true, &[0; 10]).unwrap_err();
+        assert_eq!(push(&mut assembler, true, b"rest"), Ok(None));
+        assert_eq!(push(&mut assembler, false, b"end"), Ok(None));
+        assert!(assembler.is_empty());
+        assert!(
+            matches!(push(&mut assembler, false, b"whole"), Ok(Some(_))),
+            "the next one counts"
+        );
+    }
+
+    #[test]
+    fn a_chunk_that_unpacks_to_much_counts_as_much() {
+        let packed = crate::wire::compress_frame(&[0; 1000]).unwrap();
+        let frame = FrameBuilder::new(Kind::MESSAGE)
+            .flags(Flags::MORE | Flags::COMPRESSED)
+            .message_id(1)
+            .build(b"", &packed);
+        let frame = scan_frame(&frame, 1000).unwrap().unwrap();
+        let mut assembler = Assembler::new(4, 1999);
+        assert_eq!(assembler.push(ChunkKey::of(&frame), &frame), Ok(None));
+        let fault = assembler.push(ChunkKey::of(&frame), &frame).unwrap_err();
+        assert_eq!(fault.code, Code::TooLarge);
+    }
+
+    #[test]
     fn a_change_of_the_content_type_between_chunks_was_accepted() {
         let mut assembler = Assembler::new(4, 100);
         assert_eq!(push(&mut assembler, true, b"raw"), Ok(None));
@@ -249,6 +326,7 @@ mod tests {
         let fault = assembler.push(ChunkKey::of(&frame), &frame).unwrap_err();
         assert_eq!(fault.code, Code::Malformed);
         assert!(assembler.is_empty());
+        assert_eq!(assembler.bytes(), 0);
     }
 
     fn push(assembler: &mut Assembler, more: bool, piece: &[u8]) -> Result<Option<Bytes>, Fault> {

@@ -63,6 +63,17 @@ impl Header {
 }
 
 impl FrameView<'_> {
+    /// Size of the body as its author wrote it: by its own word where it is compressed.
+    #[must_use]
+    pub fn unpacked_size(&self) -> u64 {
+        match self.body().first_chunk::<4>() {
+            Some(size) if self.header.flags.has(Flags::COMPRESSED) => {
+                u32::from_le_bytes(*size).into()
+            }
+            _ => self.body().len() as u64,
+        }
+    }
+
     /// The body as its author wrote it, unpacked where it was compressed.
     ///
     /// # Errors

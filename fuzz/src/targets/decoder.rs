@@ -280,7 +280,13 @@ fn check_assembler(assembler: &mut Assembler, frame: &FrameView<'_>) {
         return;
     }
     let before = assembler.bytes();
+    let has_more = frame.header.flags.has(Flags::MORE);
+    let is_refused = assembler.is_refused(key);
     match assembler.push(key, frame) {
+        Ok(None) if is_refused => {
+            assert_eq!(assembler.bytes(), before);
+            assert_eq!(assembler.is_refused(key), has_more, "it is passed over up to its end");
+        }
         Ok(None) => assert_eq!(assembler.bytes(), before + frame.bytes().len() as u64),
         Ok(Some(message)) => {
             assert_eq!(
@@ -289,9 +295,12 @@ fn check_assembler(assembler: &mut Assembler, frame: &FrameView<'_>) {
             );
             assert!(message.ends_with(frame.bytes()));
         }
-        Err(_) => assert!(!assembler.is_unfinished(key), "what failed is forgotten"),
+        Err(_) => {
+            assert!(!is_refused);
+            assert_eq!(assembler.is_refused(key), has_more, "what failed is passed over");
+        }
     }
-    assert_eq!(assembler.is_empty(), assembler.bytes() == 0);
+    assert_eq!(assembler.len() == 0, assembler.bytes() == 0);
     assert!(assembler.len() <= 4);
 }
 

@@ -209,10 +209,9 @@ impl Router {
             .build(b"", body);
         let run =
             Run { payload: body.len() as u64, bytes, first: id, count: 1, flags: Flags::default() };
-        // A subscriber that blocks would hold the broker's own window: then the event is lost to
-        // all, which is the price of asking the broker to wait.
+        // Nobody blocks a topic of the broker, so that its window is never used up.
         if let Err(fault) = route.handle_events(run, now, fx) {
-            log::warn!("event of the broker on {}: {fault}", route.topic);
+            log::error!("event of the broker on {}: {fault}", route.topic);
         }
     }
 

@@ -60,31 +60,33 @@ impl Router {
         now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
-        let owns = self
+        let name = self
             .by_name
-            .iter()
-            .any(|((session, ..), &known)| known == number && *session == port.session);
-        if !owns {
+            .range((port.session, RouteKind::Method, String::new())..)
+            .take_while(|((session, ..), _)| *session == port.session)
+            .find(|&(_, &known)| known == number)
+            .map(|(name, _)| name.clone());
+        let Some(name) = name else {
             return Err(Fault::new(
                 Code::UnknownRoute,
                 format!("this session has not opened route {number}"),
             ));
-        }
-        self.by_name.retain(|_, known| *known != number);
+        };
+        self.by_name.remove(&name);
         self.end_route(port, number, "the route was closed", now, fx);
         Ok(())
     }
 
     /// Ends every route that the session has opened.
     pub(super) fn end_routes(&mut self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
-        let own: Vec<RouteId> = self
+        let own: Vec<_> = self
             .by_name
             .range((port.session, RouteKind::Method, String::new())..)
             .take_while(|((session, ..), _)| *session == port.session)
-            .map(|(_, &number)| number)
+            .map(|(name, &number)| (name.clone(), number))
             .collect();
-        self.by_name.retain(|(session, ..), _| *session != port.session);
-        for number in own {
+        for (name, number) in own {
+            self.by_name.remove(&name);
             self.end_route(port, number, "its owner has gone", now, fx);
         }
         drop(port.routes.lock().clear());
@@ -179,6 +181,9 @@ impl Router {
             let names = entry.channels.keys().map(ChannelName::as_str);
             let message = format!("`{target}` has no channel `{name}`");
             return Err(not_found(&message, name.as_str(), names));
+        }
+        if let Some(receiver) = self.live_port(&target) {
+            receiver.check_control_room()?;
         }
         let channel = Arc::new(Channel::new(number, port, target.clone(), name, now));
         if present && let Some(receiver) = self.live_port(&target) {

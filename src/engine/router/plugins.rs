@@ -187,10 +187,14 @@ impl Router {
             let inbox = ChannelName::parse(PluginId::INBOX).expect("it fits the grammar");
             entry.channels.insert(inbox, None);
         }
+        // What is registered again replaces what there is.
+        let new_methods = methods.iter().filter(|(name, _)| !entry.methods.contains_key(name));
+        let new_channels = channels.iter().filter(|(name, _)| !entry.channels.contains_key(name));
+        let new_services = services.iter().filter(|name| !entry.services.contains(*name));
         for (resource, count) in [
-            ("registered methods", entry.methods.len() + methods.len()),
-            ("registered channels", entry.channels.len() + channels.len()),
-            ("registered services", entry.services.len() + services.len()),
+            ("registered methods", entry.methods.len() + new_methods.count()),
+            ("registered channels", entry.channels.len() + new_channels.count()),
+            ("registered services", entry.services.len() + new_services.count()),
         ] {
             if count > limit::REGISTRATIONS_MAX {
                 return Err(Fault::refused(&Refusal {
@@ -289,6 +293,7 @@ impl Router {
             .timestamp(now.unix)
             .content(ContentType::MessagePack)
             .build(b"", &body::encode(&notice));
+        target.check_control_room()?;
         target.push_control(frame, fx);
         Ok(())
     }
