@@ -4,6 +4,8 @@
 //! hands each run to its route. What changes names or sessions goes to the router as a
 //! [`Change`].
 //!
+//! The file is longer than most: the ways of a frame part here, and each shows where it leads.
+//!
 //! Invariant: a frame is either handled, answered with a fault, or ends the connection; none is
 //! skipped in silence but late answers.
 
