@@ -288,7 +288,13 @@ impl Link {
 
     /// Answers a request.
     pub(crate) fn respond(&self, call: CallId, result: Result<(ContentType, &[u8]), &Fault>) {
-        self.tell(|peer, now| peer.respond(call, result, now));
+        let mut state = self.shared().state.lock();
+        state.peer.respond(call, result, clock::moment());
+        if state.peer.serving() == 0 {
+            self.shared().appended_alone(state);
+        } else {
+            self.shared().appended(state);
+        }
     }
 
     /// Says goodbye, writes what is queued and ends the connection. A broker that reads nothing
@@ -346,7 +352,11 @@ impl Link {
             state.timer_at = deadline;
             self.shared().wake_reader.notify_one();
         }
-        self.shared().appended(state);
+        if state.answers.len() == 1 {
+            self.shared().appended_alone(state);
+        } else {
+            self.shared().appended(state);
+        }
         PendingCall { shared: Arc::clone(self.shared()), id, answer: Some(answer) }
     }
 
