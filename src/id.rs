@@ -110,9 +110,8 @@ name! {
 name! {
     /// Topics that a subscription wants: `*` stands for one word, `>` at the end for the rest.
     Pattern, "pattern", "a topic in which a word may be * and the last word may be >",
-    |text| dotted(text.strip_suffix(".>").unwrap_or(if text == ">" { "*" } else { text }), |word| {
-        word == "*" || topic_word(word)
-    })
+    |text| dotted(text, |word| word == "*" || word == ">" || topic_word(word))
+        && text.find('>').is_none_or(|place| place + 1 == text.len())
 }
 
 impl PluginId {
@@ -246,7 +245,16 @@ mod tests {
 
     #[test]
     fn bad_patterns_are_refused() {
-        for text in ["", ".", "a..b", "a.>.b", "a.b*", &["w"; 17].join(".")] {
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a.>.b",
+            "a.b*",
+            ">.a",
+            &["w"; 17].join("."),
+            &format!("{}.>", ["w"; 16].join(".")),
+        ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }
     }
