@@ -1,9 +1,10 @@
 //! The fuzz targets under seeded random input, on a stable toolchain.
 //!
 //! Every target starts from its corpus, mutates what it has, and keeps inputs that led to an
-//! outcome that none before had. `PLUGBUS_FUZZ_TARGET` names one target, `PLUGBUS_FUZZ_SECONDS`
-//! gives each a time instead of a number of inputs, `PLUGBUS_FUZZ_SEED` repeats a run,
-//! `PLUGBUS_FUZZ_INPUT` (hex) runs a single input.
+//! outcome that none before had. The same seed is used each time, so that a run repeats;
+//! `PLUGBUS_FUZZ_SEED` names another. `PLUGBUS_FUZZ_TIMES` multiplies the number of inputs.
+//! `PLUGBUS_FUZZ_SECONDS` gives each target a time instead, and a seed of its own that is printed.
+//! `PLUGBUS_FUZZ_TARGET` names one target, `PLUGBUS_FUZZ_INPUT` (hex) runs a single input.
 
 #[path = "../fuzz/src/targets/mod.rs"]
 mod targets;
@@ -38,13 +39,17 @@ fn run(name: &'static str, inputs: u64) {
         target(&unhex(&hex), &mut Seen::default());
         return;
     }
-    let seed = setting("PLUGBUS_FUZZ_SEED").map_or_else(
-        || SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970").as_nanos() as u64,
-        |seed| seed.parse().expect("PLUGBUS_FUZZ_SEED is a number"),
-    );
     let time = setting("PLUGBUS_FUZZ_SECONDS").map(|seconds| {
         Duration::from_secs(seconds.parse().expect("PLUGBUS_FUZZ_SECONDS is a number"))
     });
+    let times: u64 = setting("PLUGBUS_FUZZ_TIMES")
+        .map_or(1, |times| times.parse().expect("PLUGBUS_FUZZ_TIMES is a number"));
+    let inputs = inputs * times;
+    let seed = match setting("PLUGBUS_FUZZ_SEED") {
+        Some(seed) => seed.parse().expect("PLUGBUS_FUZZ_SEED is a number"),
+        None if time.is_none() => SEED,
+        None => SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970").as_nanos() as u64,
+    };
     let mut fuzzer =
         Fuzzer { target, random: Random(seed), kept: corpus(name), seen: Seen::default() };
     let seeds = fuzzer.kept.len();
@@ -67,6 +72,9 @@ fn run(name: &'static str, inputs: u64) {
     );
     assert!(fuzzer.seen.count() > 8, "hardly anything happens; the corpus or the target is broken");
 }
+
+/// The seed of a run that says nothing else.
+const SEED: u64 = 1;
 
 struct Fuzzer {
     target: Target,

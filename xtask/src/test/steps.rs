@@ -166,7 +166,7 @@ fn fuzz_shortly(job: &mut Job) -> Result<Verdict> {
     job.run(
         process::cargo()
             .args(["test", "--profile=sim", "--test=fuzz_smoke", "--", "--show-output"])
-            .env("PLUGBUS_FUZZ_SECONDS", FUZZ_SECONDS),
+            .env("PLUGBUS_FUZZ_TIMES", FUZZ_TIMES),
     )?;
     Ok(Verdict::Passed)
 }
@@ -177,7 +177,7 @@ fn check_docs(job: &mut Job) -> Result<Verdict> {
 }
 
 const SEED_COUNT: &str = "10000";
-const FUZZ_SECONDS: &str = "10";
+const FUZZ_TIMES: &str = "5";
 
 #[cfg(test)]
 mod tests {
