@@ -239,8 +239,9 @@ impl Client {
                     .calls
                     .get(&(self.session, message_id))
                     .is_some_and(|call| call.route == route.0);
-                let is_signal =
-                    route.0 == 0 && matches!(fault.code, Code::Offline | Code::NotFound);
+                // A signal has no answer but its refusal: the other one has gone, or does not read.
+                let is_signal = route.0 == 0
+                    && matches!(fault.code, Code::Offline | Code::NotFound | Code::Refused);
                 assert!(
                     hostile || is_no_reply || is_signal,
                     "an honest peer is told on route {route} about {message_id}: {fault:?}"
