@@ -87,6 +87,37 @@ fn a_killed_broker_leaves_no_plugin_and_its_socket_is_replaced() {
     place.serve(&["run", "hello.py"]);
 }
 
+/// The SDK that a killed broker unpacked is the next one's, and nothing else is left.
+#[test]
+fn the_sdk_for_python_is_unpacked_once_and_kept() {
+    let place = Place::with(&[("hello.py", HELLO), ("tmp/x", "")]);
+    for _ in 0..2 {
+        let mut command = place.command(&["run", "hello.py", "--json"]);
+        let mut serving = Serving::start(command.env("TMPDIR", place.path().join("tmp")));
+        serving.wait_for("serving");
+        let plugins = serving.plugin_ends();
+        serving.signal(Signal::KILL);
+        plugins.iter().for_each(command::ProcessEnd::wait);
+    }
+    assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 1);
+    let mut kept = fs::read_dir(place.path().join("cache/plugbus")).unwrap();
+    let name = kept.next().unwrap().unwrap().file_name().into_string().unwrap();
+    assert!(name.starts_with("sdk-") && kept.next().is_none(), "{name}");
+}
+
+#[test]
+fn without_a_cache_the_sdk_for_python_is_temporary() {
+    let place = Place::with(&[("hello.py", HELLO), ("tmp/x", "")]);
+    let mut command = place.command(&["run", "hello.py", "--json"]);
+    command.env("TMPDIR", place.path().join("tmp")).env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    let mut serving = Serving::start(&mut command);
+    serving.wait_for("serving");
+    assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 2);
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end("exited").0, Some(0));
+    assert_eq!(fs::read_dir(place.path().join("tmp")).unwrap().count(), 1);
+}
+
 /// Serves until it is told to end, and then does not end.
 const DEAF: &str = r#"
 import signal, time
@@ -180,6 +211,7 @@ fn a_broker_without_descriptors_says_so_and_recovers() {
         .args(["-c", &format!("ulimit -n 48; exec {plugbus} up --json")])
         .current_dir(place.path())
         .env("XDG_RUNTIME_DIR", place.path().join("run"))
+        .env("XDG_CACHE_HOME", place.path().join("cache"))
         .env_remove("PLUGBUS_SOCKET");
     let mut serving = Serving::start(&mut command);
     serving.wait_for("serving");

@@ -20,6 +20,7 @@ mod printer;
 mod publish;
 mod python;
 mod run;
+mod sdk;
 mod send;
 mod serve;
 mod signal;

@@ -1,13 +1,10 @@
-//! The Python SDK, embedded, so that a plugin file runs with nothing installed.
+//! Plugins that Python runs: they find it, and its SDK, with nothing installed.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::path::Path;
 
-use tempfile::TempDir;
-
 use super::failure::{Failure, Result};
+use super::sdk::Sdk;
 use crate::host::{PluginSpec, ProgramError, find_program};
 
 /// Says in one line that there is no Python, where that is so.
@@ -22,8 +19,8 @@ pub(crate) fn require() -> Result<()> {
 }
 
 /// Puts the SDK on the path of plugins that Python runs, so that nothing has to be installed for
-/// them. Those that set a path of their own know better. The SDK is there as long as the directory.
-pub(crate) fn provide(plugins: Vec<PluginSpec>) -> Result<(Vec<PluginSpec>, Option<TempDir>)> {
+/// them. Those that set a path of their own know better. The SDK may be gone with the result.
+pub(crate) fn provide(plugins: Vec<PluginSpec>) -> Result<(Vec<PluginSpec>, Option<Sdk>)> {
     let needs_sdk = |plugin: &PluginSpec| {
         let program = plugin.command_line().first().map(Path::new);
         let name = program.and_then(|program| program.file_name()).and_then(|name| name.to_str());
@@ -33,34 +30,13 @@ pub(crate) fn provide(plugins: Vec<PluginSpec>) -> Result<(Vec<PluginSpec>, Opti
     if !plugins.iter().any(needs_sdk) {
         return Ok((plugins, None));
     }
-    let directory = unpack_to_temporary()?;
-    let path = search_path(directory.path());
+    let sdk = Sdk::provide()?;
+    let path = search_path(sdk.path());
     let provided = plugins.into_iter().map(|plugin| match needs_sdk(&plugin) {
         true => plugin.env("PYTHONPATH", &path),
         false => plugin,
     });
-    Ok((provided.collect(), Some(directory)))
-}
-
-/// Writes the package into a directory that is gone when the result is dropped.
-pub(crate) fn unpack_to_temporary() -> Result<TempDir> {
-    let unpacked = tempfile::Builder::new().prefix("plugbus-sdk-").tempdir();
-    let unpacked = unpacked.and_then(|directory| {
-        unpack(directory.path())?;
-        Ok(directory)
-    });
-    unpacked
-        .map_err(|error| Failure::failed(format_args!("cannot unpack the SDK for Python: {error}")))
-}
-
-/// Writes the package `plugbus` into `directory`.
-pub(crate) fn unpack(directory: &Path) -> io::Result<()> {
-    let package = directory.join("plugbus");
-    fs::create_dir(&package)?;
-    for (name, text) in SDK {
-        fs::write(package.join(name), text)?;
-    }
-    Ok(())
+    Ok((provided.collect(), Some(sdk)))
 }
 
 /// `PYTHONPATH` with `directory` before what it was.
@@ -73,46 +49,9 @@ pub(crate) fn search_path(directory: &Path) -> OsString {
     path
 }
 
-macro_rules! sdk {
-    ($($name:literal,)*) => {
-        &[$(($name, include_str!(concat!("../../sdk/python/plugbus/", $name))),)*]
-    };
-}
-
-/// The files of the package. A test compares them with the directory.
-const SDK: &[(&str, &str)] = sdk! {
-    "__init__.py",
-    "__main__.py",
-    "_client.py",
-    "_errors.py",
-    "_lanes.py",
-    "_loop.py",
-    "_msgpack.py",
-    "_peer.py",
-    "_plugin.py",
-    "_schema.py",
-    "_types.py",
-    "_wire.py",
-    "py.typed",
-};
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn every_file_of_the_package_is_embedded() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/python/plugbus");
-        let files: BTreeSet<_> = fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "__pycache__")
-            .collect();
-        let embedded: BTreeSet<_> = SDK.iter().map(|(name, _)| (*name).to_owned()).collect();
-        assert_eq!(embedded, files);
-    }
 
     #[test]
     fn the_package_comes_first_on_the_path() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Context;
 use super::failure::{Failure, Result, Status};
 use super::python;
+use super::sdk::Sdk;
 use super::serve::{self, Served};
 use crate::host::PluginSpec;
 use crate::id::PluginId;
@@ -31,42 +32,32 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
             )));
         }
     }
-    let sdk = Sdk::unpack(&args.files)?;
-    let plugins = args.files.iter().map(|file| sdk.plugin(file)).collect::<Result<_>>()?;
+    let sdk = match args.files.iter().any(|file| is_python(file)) {
+        true => {
+            python::require()?;
+            Some(Sdk::provide()?)
+        }
+        false => None,
+    };
+    let plugin = |file: &PathBuf| plugin(file, sdk.as_ref());
+    let plugins = args.files.iter().map(plugin).collect::<Result<_>>()?;
     let served = Served { name: None, socket: None, limits: Vec::new(), plugins };
     serve::run(context, served).await
 }
 
-/// The embedded SDK, unpacked for as long as the plugins run.
-struct Sdk {
-    directory: Option<tempfile::TempDir>,
-}
-
-impl Sdk {
-    fn unpack(files: &[PathBuf]) -> Result<Self> {
-        if !files.iter().any(|file| is_python(file)) {
-            return Ok(Self { directory: None });
-        }
-        python::require()?;
-        Ok(Self { directory: Some(python::unpack_to_temporary()?) })
+fn plugin(file: &Path, sdk: Option<&Sdk>) -> Result<PluginSpec> {
+    let id = plugin_id(file)?;
+    let file = std::path::absolute(file)
+        .map_err(|error| Failure::failed(format_args!("{}: {error}", file.display())))?;
+    if !file.exists() {
+        let message = format!("there is no file {}", file.display());
+        return Err(Failure::new(Status::Usage, message));
     }
-
-    fn plugin(&self, file: &Path) -> Result<PluginSpec> {
-        let id = plugin_id(file)?;
-        let file = std::path::absolute(file)
-            .map_err(|error| Failure::failed(format_args!("{}: {error}", file.display())))?;
-        if !file.exists() {
-            let message = format!("there is no file {}", file.display());
-            return Err(Failure::new(Status::Usage, message));
-        }
-        Ok(match &self.directory {
-            Some(directory) if is_python(&file) => {
-                PluginSpec::command(id.as_str(), ["python3".into(), file])
-                    .env("PYTHONPATH", python::search_path(directory.path()))
-            }
-            _ => PluginSpec::command(id.as_str(), [file]),
-        })
-    }
+    Ok(match sdk {
+        Some(sdk) if is_python(&file) => PluginSpec::command(id.as_str(), ["python3".into(), file])
+            .env("PYTHONPATH", python::search_path(sdk.path())),
+        _ => PluginSpec::command(id.as_str(), [file]),
+    })
 }
 
 fn is_python(file: &Path) -> bool {

@@ -52,6 +52,7 @@ impl Place {
             .args(arguments)
             .current_dir(self.path())
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
+            .env("XDG_CACHE_HOME", self.path().join("cache"))
             .env_remove("PLUGBUS_SOCKET")
             .env_remove("PLUGBUS_LOG")
             .stdin(Stdio::null());

@@ -17,7 +17,7 @@ use super::steps;
 use crate::broker::Broker;
 use crate::cli::config::Config;
 use crate::cli::failure::{Failure, Result};
-use crate::cli::{notes, python};
+use crate::cli::{notes, python, sdk};
 use crate::host::{Exit, PluginEvent, PluginSpec, Plugins};
 use crate::plugin::{Client, Subscription, connect_to};
 
@@ -184,7 +184,7 @@ fn directory() -> Result<TempDir> {
         }
         notes::unpack(&place.path().join("example"))?;
         fs::create_dir(place.path().join("sdk"))?;
-        python::unpack(&place.path().join("sdk"))?;
+        sdk::unpack(&place.path().join("sdk"))?;
         fs::write(place.path().join("peer.py"), peer::PYTHON)?;
         Ok(place)
     };

@@ -113,6 +113,7 @@ impl Place {
             ("CARGO_INSTALL_ROOT", installed.into_os_string()),
             ("XDG_RUNTIME_DIR", scratch.path().as_os_str().to_owned()),
             ("XDG_STATE_HOME", scratch.path().join("state").into_os_string()),
+            ("XDG_CACHE_HOME", scratch.path().join("cache").into_os_string()),
             ("PYTHONDONTWRITEBYTECODE", "1".into()),
         ];
         Ok(Self { root: job.root.clone(), folder, variables })
