@@ -17,6 +17,7 @@ use crate::engine::{self, Change, Port};
 use crate::error::{Code, Fault, FrameError, Refusal};
 use crate::id::PluginId;
 use crate::limit;
+use crate::net::socket::Socket;
 use crate::net::traffic::{self, Changes};
 
 /// One connection, from accept to its end.
@@ -107,8 +108,12 @@ async fn run(
     shared: Shared,
     slot: Rc<OnceCell<Arc<Port>>>,
 ) -> String {
+    let stream = match Socket::new(stream) {
+        Ok(stream) => stream,
+        Err(error) => return error.to_string(),
+    };
     let wake = Arc::new(Notify::new());
-    let mut input = bytes::BytesMut::new();
+    let mut input = Vec::new();
     let port = match greet(&stream, expected, &shared, &wake, &mut input).await {
         Ok(port) => port,
         Err(Refused { fault: Some(fault), reason }) => {
@@ -146,11 +151,11 @@ struct Refused {
 
 /// Waits for the hello and asks the router.
 async fn greet(
-    stream: &UnixStream,
+    stream: &Socket,
     expected: Option<PluginId>,
     shared: &Shared,
     wake: &Arc<Notify>,
-    input: &mut bytes::BytesMut,
+    input: &mut Vec<u8>,
 ) -> Result<Arc<Port>, Refused> {
     // Strangers that connect and say nothing do not keep out those whom the host expects.
     let place = match expected {

@@ -5,22 +5,21 @@
 
 use std::cell::RefCell;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::limit;
 
 thread_local! {
-    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer with room for one read.
-pub(crate) fn take() -> BytesMut {
-    POOL.with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| BytesMut::with_capacity(limit::READ_BUFFER_SIZE))
+pub(crate) fn take() -> Vec<u8> {
+    POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(limit::READ_BUFFER_SIZE))
 }
 
 /// Gives back a buffer of which nothing is in use.
-pub(crate) fn give_back(mut buffer: BytesMut) {
+pub(crate) fn give_back(mut buffer: Vec<u8>) {
     buffer.clear();
     if buffer.capacity() == limit::READ_BUFFER_SIZE {
         POOL.with_borrow_mut(|pool| {
@@ -33,8 +32,10 @@ pub(crate) fn give_back(mut buffer: BytesMut) {
 
 /// Gives back what was read, unless a slice of it lives on.
 pub(crate) fn recycle(input: Bytes) {
-    if let Ok(buffer) = input.try_into_mut() {
-        give_back(buffer);
+    if let Ok(mut buffer) = input.try_into_mut() {
+        // An empty buffer becomes a vector without its bytes being moved.
+        buffer.clear();
+        give_back(buffer.into());
     }
 }
 

@@ -4,12 +4,13 @@
 //! peer that waits for an answer is then woken twice for each call. Here reading is watched always,
 //! writing through a second descriptor that lives no longer than the wait.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -53,13 +54,31 @@ impl Socket {
         Ok(send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
+    /// Writes several pieces at once.
+    pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut nothing = SendAncillaryBuffer::default();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(sendmsg(self, pieces, &mut nothing, flags)?)
+    }
+
     /// Waits until there is room to write. Cancel-safe.
+    ///
+    /// Where the process has no descriptor left to wait with, this returns after a moment: the
+    /// socket is tried again then.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        let stream = self.stream.get_ref().try_clone()?;
-        let watched = watch(stream, Interest::WRITABLE)?;
-        watched.writable().await?.retain_ready();
+        let watched =
+            self.stream.get_ref().try_clone().and_then(|stream| watch(stream, Interest::WRITABLE));
+        match watched {
+            Ok(watched) => watched.writable().await?.retain_ready(),
+            Err(error) => {
+                log::debug!("a full socket is tried again in a moment: {error}");
+                tokio::time::sleep(Self::RETRY_AFTER).await;
+            }
+        }
         Ok(())
     }
+
+    const RETRY_AFTER: Duration = Duration::from_millis(5);
 }
 
 impl AsFd for Socket {

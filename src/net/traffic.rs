@@ -9,10 +9,9 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::socket::Socket;
 use super::{buffers, clock};
 use crate::engine::{Change, Effects, Pending, Port, Session};
 use crate::error::{Fault, FrameError};
@@ -31,8 +30,8 @@ pub(crate) trait Changes {
 
 /// Waits for the hello. `None` when the peer leaves without one.
 pub(crate) async fn read_hello(
-    stream: &UnixStream,
-    input: &mut BytesMut,
+    stream: &Socket,
+    input: &mut Vec<u8>,
 ) -> io::Result<Option<Result<Hello, Fault>>> {
     loop {
         if let Some(&first) = input.first() {
@@ -45,7 +44,7 @@ pub(crate) async fn read_hello(
                         Kind::HELLO => body::decode_hello(frame.body()),
                         kind => Err(FrameError::HelloExpected(kind.0).into()),
                     };
-                    let _hello = input.split_to(size);
+                    input.drain(..size);
                     return Ok(Some(hello));
                 }
                 Err(error) => return Ok(Some(Err(error.into()))),
@@ -53,7 +52,7 @@ pub(crate) async fn read_hello(
         }
         stream.readable().await?;
         input.reserve(needed(input).max(HELLO_READ_SIZE));
-        match read_once(stream, input) {
+        match stream.try_read(input) {
             Ok(0) => return Ok(None),
             Ok(_) => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
@@ -63,15 +62,19 @@ pub(crate) async fn read_hello(
 }
 
 /// Tells a peer that was not let in why. Best effort: it may have gone.
-pub(crate) async fn refuse(stream: &UnixStream, fault: &Fault) {
+pub(crate) async fn refuse(stream: &Socket, fault: &Fault) {
     let frame = FrameBuilder::new(Kind::ERROR)
         .timestamp(clock::unix_nanos())
         .build(b"", &body::encode_fault(fault));
     let mut rest = &frame[..];
-    while !rest.is_empty() && stream.writable().await.is_ok() {
+    while !rest.is_empty() {
         match stream.try_write(rest) {
             Ok(written) => rest = &rest[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if stream.writable().await.is_err() {
+                    return;
+                }
+            }
             Err(_) => return,
         }
     }
@@ -79,9 +82,9 @@ pub(crate) async fn refuse(stream: &UnixStream, fault: &Fault) {
 
 /// Reads until the peer or the session ends, and says why.
 pub(crate) async fn read(
-    stream: &UnixStream,
+    stream: &Socket,
     session: &mut Session,
-    mut input: BytesMut,
+    mut input: Vec<u8>,
     changes: &impl Changes,
 ) -> String {
     let mut fx = Effects::new();
@@ -99,7 +102,7 @@ pub(crate) async fn read(
             buffers::give_back(std::mem::take(&mut input));
         }
         loop {
-            if let Err(error) = stream.ready(Interest::READABLE).await {
+            if let Err(error) = stream.readable().await {
                 return error.to_string();
             }
             if input.capacity() == 0 {
@@ -107,7 +110,7 @@ pub(crate) async fn read(
             }
             input.reserve(needed(&input));
             let room = input.capacity() - input.len();
-            match read_once(stream, &mut input) {
+            match stream.try_read(&mut input) {
                 Ok(0) => return "the peer closed the connection".to_owned(),
                 Ok(count) => {
                     is_drained = count < room;
@@ -128,7 +131,7 @@ pub(crate) async fn read(
 
 /// Writes what is queued until the session is to end.
 pub(crate) async fn write(
-    stream: &UnixStream,
+    stream: &Socket,
     port: &Arc<Port>,
     wake: &Notify,
     changes: &impl Changes,
@@ -161,29 +164,14 @@ pub(crate) async fn write(
     }
 }
 
-/// Reads once. A read that leaves room has emptied the socket: the runtime is told so, which spares
-/// the read that would find nothing.
-fn read_once(stream: &UnixStream, input: &mut BytesMut) -> io::Result<usize> {
-    let room = input.capacity() - input.len();
-    let mut last = None;
-    let outcome = stream.try_io(Interest::READABLE, || match stream.try_read_buf(input) {
-        Ok(count) if 0 < count && count < room => {
-            last = Some(count);
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        outcome => outcome,
-    });
-    last.map_or(outcome, Ok)
-}
-
 /// Handles every complete frame and gives what is left in a buffer of its own.
 async fn feed(
     session: &mut Session,
-    input: BytesMut,
+    input: Vec<u8>,
     changes: &impl Changes,
     fx: &mut Effects,
-) -> Result<BytesMut, FrameError> {
-    let input = input.freeze();
+) -> Result<Vec<u8>, FrameError> {
+    let input = Bytes::from(input);
     let outcome = session.handle_input(&input, clock::now(), fx);
     let asked = fx.take_changes();
     if fx.take_deadline_moved() {
@@ -195,7 +183,7 @@ async fn feed(
     }
     let consumed = outcome?;
     let rest = if consumed == input.len() {
-        BytesMut::new()
+        Vec::new()
     } else {
         let mut rest = buffers::take();
         rest.extend_from_slice(&input[consumed..]);
@@ -207,7 +195,7 @@ async fn feed(
 
 /// Writes all pieces. Small neighbours are gathered, so that a write has few parts.
 async fn write_all(
-    stream: &UnixStream,
+    stream: &Socket,
     port: &Port,
     wake: &Notify,
     pieces: &mut Vec<Bytes>,
@@ -227,19 +215,7 @@ async fn write_all(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let is_leaving = !port.is_open();
-                tokio::select! {
-                    ready = stream.writable() => ready?,
-                    () = wake.notified() => {
-                        if port.is_closed() {
-                            return Err(io::ErrorKind::ConnectionAborted.into());
-                        }
-                    }
-                    // One that said goodbye and does not read is waited for no longer than this.
-                    () = tokio::time::sleep(limit::DRAIN_TIMEOUT), if is_leaving => {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
+                wait_for_room(stream, port, wake).await?;
             }
             Err(error) => return Err(error),
         }
@@ -248,7 +224,28 @@ async fn write_all(
     Ok(())
 }
 
-fn try_write(stream: &UnixStream, pieces: &[Bytes]) -> io::Result<usize> {
+/// Until the peer has read something. What is queued meanwhile changes nothing.
+async fn wait_for_room(stream: &Socket, port: &Port, wake: &Notify) -> io::Result<()> {
+    let writable = stream.writable();
+    tokio::pin!(writable);
+    loop {
+        let is_leaving = !port.is_open();
+        tokio::select! {
+            ready = &mut writable => return ready,
+            () = wake.notified() => {
+                if port.is_closed() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+            }
+            // One that said goodbye and does not read is waited for no longer than this.
+            () = tokio::time::sleep(limit::DRAIN_TIMEOUT), if is_leaving => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+fn try_write(stream: &Socket, pieces: &[Bytes]) -> io::Result<usize> {
     if let [piece] = pieces {
         return stream.try_write(piece);
     }
@@ -280,7 +277,7 @@ fn gather(pieces: &mut Vec<Bytes>, gathered: &mut BytesMut) {
 }
 
 /// Room that the next read should have: at least the rest of the frame that has begun.
-fn needed(input: &BytesMut) -> usize {
+fn needed(input: &[u8]) -> usize {
     match frame_size(input) {
         Some(size) if size > input.len() => (size - input.len()).max(MIN_READ_SIZE),
         _ => MIN_READ_SIZE,
@@ -288,7 +285,7 @@ fn needed(input: &BytesMut) -> usize {
 }
 
 /// Whether there is something to handle: a whole frame, or what is no frame at all.
-fn is_complete(input: &BytesMut) -> bool {
+fn is_complete(input: &[u8]) -> bool {
     match input.first_chunk::<HEADER_SIZE>() {
         Some(_) => frame_size(input).is_none_or(|size| size <= input.len()),
         None => input.first().is_some_and(|&byte| byte != Header::DIALECT),
@@ -296,7 +293,7 @@ fn is_complete(input: &BytesMut) -> bool {
 }
 
 /// Size of the frame at the start, if its header is there and good.
-fn frame_size(input: &BytesMut) -> Option<usize> {
+fn frame_size(input: &[u8]) -> Option<usize> {
     let bytes = input.first_chunk::<HEADER_SIZE>()?;
     Header::parse(bytes, limit::PAYLOAD_MAX).ok().map(|header| header.frame_size())
 }
