@@ -116,6 +116,18 @@ pub const WRITE_BATCH_SIZE: usize = 256 << 10;
 /// line costs no memory.
 pub const OUTPUT_LINE_MAX: usize = 8 << 10;
 
+/// One log file of a plugin. A search in an editor is still quick.
+pub const LOG_FILE_SIZE_MAX: u64 = 4 << 20;
+
+/// Full log files that are kept for a plugin, beside the one that is written.
+pub const LOG_FILES_MAX: usize = 4;
+
+/// Log files that are open at once; each costs a descriptor.
+pub const LOG_FILES_OPEN_MAX: usize = 128;
+
+/// Log lines of all plugins that wait for the disk.
+pub const LOG_QUEUE_LINES_MAX: usize = 16_384;
+
 /// Plugin processes that wait to be started.
 pub const SPAWNS_MAX: usize = 1_024;
 

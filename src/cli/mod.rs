@@ -8,12 +8,15 @@ mod broadcast;
 mod builtin;
 mod call;
 mod client;
+mod completions;
 mod config;
 mod demo;
 mod duration;
 mod failure;
 mod lines;
 mod list;
+mod logs;
+mod new;
 mod notes;
 mod payload;
 mod printer;
@@ -107,6 +110,12 @@ enum Command {
     List(list::ListArgs),
     /// Show what the broker has done and what it holds
     Status(status::StatusArgs),
+    /// Write a plugin that runs, with its test
+    New(new::NewArgs),
+    /// Print what plugins printed, from the files on disk
+    Logs(logs::LogsArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
     /// Run a plugin that comes with this program
     #[command(hide = true)]
     Builtin(builtin::BuiltinArgs),
@@ -126,6 +135,9 @@ impl Command {
             Self::Signal(args) => in_runtime(signal::run(context, args)),
             Self::List(args) => in_runtime(list::run(context, args)),
             Self::Status(args) => in_runtime(status::run(context, args)),
+            Self::New(args) => new::run(context.terminal, &args),
+            Self::Logs(args) => in_runtime(logs::run(context, args)),
+            Self::Completions(args) => completions::run(context.terminal, &args),
             Self::Builtin(args) => in_runtime(builtin::run(context.terminal, args)),
         }
     }

@@ -13,6 +13,7 @@ use super::failure::{Failure, Result, Status};
 use super::printer::{Line, Printer};
 use super::terminal::{BOLD, BOLD_RED, DIM, GREEN, Terminal, YELLOW};
 use crate::broker::{Broker, BrokerError};
+use crate::host::logs::{self, LogSettings, LogStore, LogStream};
 use crate::host::{Exit, PluginEvent, PluginSpec, Plugins, Stream};
 use crate::net::{ListenError, socket_path};
 use crate::sys::limits::raise_descriptor_limit;
@@ -34,11 +35,13 @@ pub(crate) async fn run(context: &Context, served: Served) -> Result<()> {
     }
     let broker = start_broker(context, &served).await?;
     let (printer, printer_end) = Printer::start(context.terminal)?;
+    let log = open_log(&broker);
     let show = Show::new(context.terminal, printer, &served.plugins);
     show.broker(&broker);
     let result = {
         let mut work = pin!(async {
-            let result = serve(&broker, served.plugins, show.clone(), &mut stop).await;
+            let plugins = served.plugins;
+            let result = serve(&broker, plugins, show.clone(), log.clone(), &mut stop).await;
             broker.shutdown().await;
             result
         });
@@ -54,7 +57,44 @@ pub(crate) async fn run(context: &Context, served: Served) -> Result<()> {
         log::debug!("the broker has ended: {}", ended.is_ok());
     }
     printer_end.wait();
+    if let Some(log) = log {
+        log.flush();
+    }
     result
+}
+
+/// The logs on disk. A broker without them still works.
+fn open_log(broker: &Broker) -> Option<LogStore> {
+    let directory = logs::directory(broker.socket()?)?;
+    LogStore::open(&directory, LogSettings::default())
+        .inspect_err(|error| {
+            log::warn!("cannot keep logs in {}: {error}; they are only shown", directory.display());
+        })
+        .ok()
+}
+
+/// Keeps what a plugin prints and what becomes of it.
+fn keep(log: &LogStore, event: &PluginEvent) {
+    match event {
+        PluginEvent::Started { id, pid } => {
+            log.append(id, LogStream::Lifecycle, Some(*pid), "started");
+        }
+        PluginEvent::Ready { id, after } => {
+            let text = format!("ready after {} ms", after.as_millis());
+            log.append(id, LogStream::Lifecycle, None, &text);
+        }
+        PluginEvent::Printed { id, stream, line } => {
+            let stream = match stream {
+                Stream::Stdout => LogStream::Stdout,
+                Stream::Stderr => LogStream::Stderr,
+            };
+            log.append(id, stream, None, line);
+        }
+        PluginEvent::Exited { id, exit, expected } => {
+            let text = format!("{exit}{}", if *expected { ", as it was asked to" } else { "" });
+            log.append(id, LogStream::Lifecycle, None, &text);
+        }
+    }
 }
 
 /// How long the socket may take to go after everything was ended at once.
@@ -64,12 +104,19 @@ async fn serve(
     broker: &Broker,
     specs: Vec<PluginSpec>,
     show: Show,
+    log: Option<LogStore>,
     stop: &mut StopSignals,
 ) -> Result<()> {
     let count = specs.len();
-    let observer = show.clone();
+    let shown = show.clone();
+    let observer = move |event| {
+        if let Some(log) = &log {
+            keep(log, &event);
+        }
+        shown.plugin(&event);
+    };
     let plugins = tokio::select! {
-        plugins = Plugins::start(broker, specs, move |event| observer.plugin(&event)) => {
+        plugins = Plugins::start(broker, specs, observer) => {
             plugins.map_err(|error| Failure::failed(with_sources(&error)))?
         }
         // Dropping the half-started ones kills them: they have not begun to work.
@@ -252,7 +299,7 @@ impl Show {
 
 /// What a plugin prints must not move the cursor or change what others printed: colours pass, other
 /// control characters are shown.
-fn plain(line: &str) -> String {
+pub(super) fn plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(at) = rest.find(|c: char| c.is_control() && c != '\t') {

@@ -4,6 +4,7 @@
 //! way they are.
 
 mod exit;
+pub mod logs;
 mod output;
 mod plugins;
 mod process;

@@ -53,6 +53,7 @@ impl Place {
             .current_dir(self.path())
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
             .env("XDG_CACHE_HOME", self.path().join("cache"))
+            .env("XDG_STATE_HOME", self.path().join("state"))
             .env_remove("PLUGBUS_SOCKET")
             .env_remove("PLUGBUS_LOG")
             .stdin(Stdio::null());
