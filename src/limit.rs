@@ -81,6 +81,9 @@ pub const HANDSHAKES_MAX: usize = 256;
 /// Plugins that the broker remembers after they have gone, for offline answers and incarnations.
 pub const PLUGINS_REMEMBERED_MAX: usize = 4_096;
 
+/// Children of one supervised group; as many as plugins are remembered.
+pub const CHILDREN_MAX: usize = PLUGINS_REMEMBERED_MAX;
+
 /// Dead letters kept as records.
 pub const DEAD_LETTERS_MAX: usize = 1_024;
 

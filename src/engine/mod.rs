@@ -24,6 +24,7 @@ mod router;
 mod run;
 mod session;
 pub mod sim;
+pub mod supervise;
 mod tally;
 #[cfg(test)]
 mod tests;
