@@ -95,12 +95,7 @@ struct Peer {
 
 impl Pair {
     fn new() -> Self {
-        let settings = RouterSettings {
-            name: "bench".to_owned(),
-            seed: 7,
-            heartbeat: Duration::from_secs(15),
-            sessions_max: 8,
-        };
+        let settings = RouterSettings { name: "bench".to_owned(), seed: 7, limits: Arc::default() };
         let mut router = Router::new(settings, NOW);
         let from = Peer::new(&mut router, None);
         let mut to = Peer::new(&mut router, Some("sink"));

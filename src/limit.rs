@@ -1,6 +1,10 @@
-//! Every bound, with its reason. Sizes are bytes.
+//! Every bound, with its reason. Sizes are bytes. What a host may move is in [`Limits`].
+
+mod settings;
 
 use std::time::Duration;
+
+pub use self::settings::{LimitError, Limits, SETTINGS, Setting};
 
 /// Largest payload of one frame. Larger messages are chunked, so that a frame never keeps a
 /// connection busy for long.
@@ -14,6 +18,9 @@ pub const ASSEMBLIES_MAX: usize = 64;
 
 /// Window of a channel or topic: messages. Enough for a full pipeline of small messages.
 pub const WINDOW_MESSAGES: u64 = 16_384;
+
+/// Largest window that a host can set: messages. What waits in the SDKs is counted by it.
+pub const WINDOW_MESSAGES_MAX: u64 = 1 << 20;
 
 /// Window of a channel or topic: payload bytes. With larger ones small sockets gain nothing.
 pub const WINDOW_BYTES: u64 = 1 << 20;

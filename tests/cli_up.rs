@@ -201,6 +201,32 @@ fn a_configuration_that_is_wrong_is_named_with_its_line() {
     place.run(&["up", "nowhere"]).expect(2, &["nowhere"]);
 }
 
+#[test]
+fn limits_of_the_file_are_the_brokers() {
+    let text = "[broker.limits]\nroutes = 3\ncall_timeout_ms = 1_500\n";
+    let place = Place::with(&[("plugbus.toml", text)]);
+    let _serving = place.serve(&["up"]);
+    let hello = Hello { versions: vec![1], ..Hello::default() };
+    let hello = FrameBuilder::new(Kind::HELLO).build(b"", &body::encode_hello(&hello));
+    let mut peer = UnixStream::connect(place.socket()).unwrap();
+    peer.write_all(&hello).unwrap();
+    let mut input = Vec::new();
+    let limits = loop {
+        let mut byte = [0];
+        peer.read_exact(&mut byte).unwrap();
+        input.push(byte[0]);
+        if let Some(frame) = scan_frame(&input, 1 << 20).unwrap() {
+            break body::decode::<body::Welcome>(frame.body()).unwrap().limits;
+        }
+    };
+    assert_eq!((limits.routes_max, limits.call_timeout_ms), (3, Some(1_500)));
+    drop(peer);
+
+    let place = Place::with(&[("plugbus.toml", "[broker.limits]\nrouts = 3\n")]);
+    place.run(&["up"]).expect(2, &["plugbus.toml:2: unknown key `routs`", "`routes`?"]);
+    place.run(&["up", "--help"]).expect(0, &["absent_timeout_ms", "60000"]);
+}
+
 /// Peers that come when descriptors have run out are told so; later ones get in.
 #[test]
 fn a_broker_without_descriptors_says_so_and_recovers() {

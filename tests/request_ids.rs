@@ -49,12 +49,8 @@ struct Broker {
 
 impl Broker {
     fn new() -> Self {
-        let settings = RouterSettings {
-            name: "default".to_owned(),
-            seed: 3,
-            heartbeat: limit::HEARTBEAT,
-            sessions_max: 4,
-        };
+        let settings =
+            RouterSettings { name: "default".to_owned(), seed: 3, limits: Arc::default() };
         Self { router: Router::new(settings, NOW) }
     }
 

@@ -1,11 +1,12 @@
 //! What a host decides about its broker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Broker, BrokerError, system};
 use crate::engine::RouterSettings;
-use crate::limit;
+use crate::limit::Limits;
 
 /// Configures a [`Broker`]. Everything has a default; nothing happens on the system before
 /// [`start`](Self::start).
@@ -14,24 +15,13 @@ use crate::limit;
 pub struct BrokerBuilder {
     name: String,
     socket: Option<PathBuf>,
-    drain: Duration,
-    handshake: Duration,
-    heartbeat: Duration,
-    sessions_max: usize,
+    limits: Limits,
     seed: Option<u64>,
 }
 
 impl BrokerBuilder {
     pub(super) fn new() -> Self {
-        Self {
-            name: "plugbus".to_owned(),
-            socket: None,
-            drain: limit::DRAIN_TIMEOUT,
-            handshake: limit::HANDSHAKE_TIMEOUT,
-            heartbeat: limit::HEARTBEAT,
-            sessions_max: limit::SESSIONS_MAX,
-            seed: None,
-        }
+        Self { name: "plugbus".to_owned(), socket: None, limits: Limits::default(), seed: None }
     }
 
     /// Its name, for people: in the welcome, in `status`, in logs. Defaults to `plugbus`.
@@ -49,27 +39,33 @@ impl BrokerBuilder {
         self
     }
 
+    /// All of its bounds at once. They are checked against each other when it starts.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// How long [`Broker::shutdown`] waits for sessions to finish. Defaults to 5 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.drain = timeout;
+        self.limits.drain_timeout = timeout;
         self
     }
 
     /// Time that a new connection has for its hello. Defaults to 5 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.handshake = timeout;
+        self.limits.handshake_timeout = timeout;
         self
     }
 
     /// Silence after which a peer is pinged. Defaults to 15 s.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
-        self.heartbeat = interval;
+        self.limits.heartbeat = interval;
         self
     }
 
     /// Live sessions at most. Defaults to 12,288; each costs a descriptor.
     pub fn sessions_max(mut self, count: usize) -> Self {
-        self.sessions_max = count;
+        self.limits.sessions_max = count;
         self
     }
 
@@ -83,13 +79,16 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// When the socket cannot be used or the thread not be started. A failed start leaves nothing
+    /// When its limits contradict each other, the socket cannot be used or the thread not be
+    /// started. A failed start leaves nothing
     /// behind.
     pub async fn start(self) -> Result<Broker, BrokerError> {
-        let Self { name, socket, drain, handshake, heartbeat, sessions_max, seed } = self;
+        let Self { name, socket, limits, seed } = self;
+        limits.check()?;
+        let drain = limits.drain_timeout;
         let seed = seed.unwrap_or_else(random_seed);
-        let settings = RouterSettings { name: name.clone(), seed, heartbeat, sessions_max };
-        let started = system::start(settings, socket.clone(), handshake).await?;
+        let settings = RouterSettings { name: name.clone(), seed, limits: Arc::new(limits) };
+        let started = system::start(settings, socket.clone()).await?;
         Ok(Broker::running(name, socket, drain, started))
     }
 }

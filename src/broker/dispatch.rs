@@ -264,8 +264,8 @@ async fn hand_over_events(serves: Rc<Serves>, mut queue: mpsc::Receiver<(usize, 
 /// Events that wait for the actors of one participant; beyond, they are shed and counted.
 const EVENTS_MAX: usize = 1_024;
 
-/// Messages that wait for one actor: a whole window of them.
-const MESSAGES_MAX: usize = limit::WINDOW_MESSAGES as usize + 1;
+/// Messages that wait for one actor: a whole window of them, however large it is.
+const MESSAGES_MAX: usize = limit::WINDOW_MESSAGES_MAX as usize + 1;
 
 /// A busy channel is acknowledged once for so many messages.
 const ACK_EVERY: u64 = 64;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::error::Fault;
+use crate::limit::LimitError;
 use crate::net::ListenError;
 
 /// The host could not start or keep the broker: wrong configuration or a failing system.
@@ -21,6 +22,9 @@ pub enum BrokerError {
         #[source]
         source: ListenError,
     },
+    /// A bound is out of its range, or contradicts another.
+    #[error("the limits of the broker are wrong")]
+    Limits(#[from] LimitError),
     /// The broker's thread could not be started.
     #[error("cannot start the broker's thread")]
     Thread(#[source] io::Error),

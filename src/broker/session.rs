@@ -16,7 +16,7 @@ use super::router::{Admit, Apply, Router, SessionEnded};
 use crate::engine::{self, Change, Port};
 use crate::error::{Code, Fault, FrameError, Refusal};
 use crate::id::PluginId;
-use crate::limit;
+use crate::limit::{self, Limits};
 use crate::net::socket::Socket;
 use crate::net::traffic::{self, Changes};
 
@@ -36,8 +36,7 @@ pub(super) struct Shared {
     pub(super) rearm: Arc<Notify>,
     /// Connections that have not said hello.
     pub(super) greeting: Rc<Cell<usize>>,
-    /// Time from connect to a complete hello.
-    pub(super) handshake: Duration,
+    pub(super) limits: Arc<Limits>,
 }
 
 impl Session {
@@ -160,10 +159,10 @@ async fn greet(
     // Strangers that connect and say nothing do not keep out those whom the host expects.
     let place = match expected {
         Some(_) => None,
-        None => Some(Greeting::enter(&shared.greeting)?),
+        None => Some(Greeting::enter(shared)?),
     };
     let hello = traffic::read_hello(stream, input);
-    let hello = match tokio::time::timeout(shared.handshake, hello).await {
+    let hello = match tokio::time::timeout(shared.limits.handshake_timeout, hello).await {
         Ok(Ok(Some(Ok(hello)))) => hello,
         Ok(Ok(Some(Err(fault)))) => return Err(fault.into()),
         Ok(Ok(None)) => {
@@ -171,7 +170,7 @@ async fn greet(
         }
         Ok(Err(error)) => return Err(Refused { fault: None, reason: error.to_string() }),
         Err(_elapsed) => {
-            let waited = shared.handshake.as_millis();
+            let waited = shared.limits.handshake_timeout.as_millis();
             let waited = u64::try_from(waited).unwrap_or(u64::MAX);
             return Err(Fault::from(FrameError::HandshakeTimeout(waited)).into());
         }
@@ -197,13 +196,14 @@ impl From<Fault> for Refused {
 struct Greeting(Rc<Cell<usize>>);
 
 impl Greeting {
-    fn enter(places: &Rc<Cell<usize>>) -> Result<Self, Refused> {
-        if places.get() >= limit::HANDSHAKES_MAX {
+    fn enter(shared: &Shared) -> Result<Self, Refused> {
+        let (places, max) = (&shared.greeting, shared.limits.handshakes_max);
+        if places.get() >= max {
             return Err(Fault::refused(&Refusal {
                 resource: "connections without a hello",
                 holder: "the broker",
                 used: places.get() as u64,
-                limit: limit::HANDSHAKES_MAX as u64,
+                limit: max as u64,
                 blame: "peers that connect and say nothing",
                 retry_after_ms: 1_000,
             })

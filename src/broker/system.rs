@@ -41,7 +41,6 @@ pub(super) struct Stop {
 pub(super) async fn start(
     settings: RouterSettings,
     socket: Option<PathBuf>,
-    handshake: Duration,
 ) -> Result<Started, BrokerError> {
     let (report, reported) = oneshot::channel();
     let (end, ended) = oneshot::channel();
@@ -49,7 +48,7 @@ pub(super) async fn start(
         .name(format!("plugbus-{}", settings.name))
         .spawn(move || {
             let system = System::new();
-            system.block_on(run(settings, socket, handshake, report));
+            system.block_on(run(settings, socket, report));
             // Whoever waits may have stopped waiting.
             let _nobody_waits = end.send(());
         })
@@ -66,12 +65,7 @@ type Report = oneshot::Sender<
     >,
 >;
 
-async fn run(
-    settings: RouterSettings,
-    socket: Option<PathBuf>,
-    handshake: Duration,
-    report: Report,
-) {
+async fn run(settings: RouterSettings, socket: Option<PathBuf>, report: Report) {
     let socket = match socket.map(|path| bind(&path)).transpose() {
         Ok(socket) => socket,
         Err(error) => {
@@ -83,12 +77,13 @@ async fn run(
     let (version, versions) = watch::channel(0);
     let rearm = Arc::new(Notify::new());
     log::info!("session ids come from seed {:#018x}", settings.seed);
+    let limits = Arc::clone(&settings.limits);
     let router = Router::new(settings, version, Arc::clone(&rearm)).start();
     let shared = Shared {
         router: router.clone(),
         rearm: Arc::clone(&rearm),
         greeting: Rc::new(Cell::new(0)),
-        handshake,
+        limits,
     };
     let listener = Listener::new(socket, shared).start();
     let timer = tokio::task::spawn_local(keep_time(router.clone(), rearm));

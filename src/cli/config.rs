@@ -28,21 +28,15 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::suggest::did_you_mean;
 use crate::host::PluginSpec;
 use crate::id::PluginId;
+use crate::limit::{Limits, SETTINGS};
 
 /// What `plugbus.toml` says.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) socket: Option<PathBuf>,
-    pub(crate) limits: Vec<Limit>,
+    pub(crate) limits: Limits,
     pub(crate) plugins: Vec<PluginSpec>,
-}
-
-/// A limit that is not the default.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Limit {
-    pub(crate) name: LimitName,
-    pub(crate) value: u64,
 }
 
 /// Why a configuration cannot be used.
@@ -99,7 +93,8 @@ fn read_document(text: &str, base: &Path) -> Result<Config, Problem> {
     let document = DeTable::parse(text).map_err(|error| {
         Problem::new(error.span().unwrap_or_default(), error.message().to_owned())
     })?;
-    let mut config = Config { name: None, socket: None, limits: Vec::new(), plugins: Vec::new() };
+    let mut config =
+        Config { name: None, socket: None, limits: Limits::default(), plugins: Vec::new() };
     for entry in entries(document.get_ref()) {
         match entry.key {
             "broker" => read_broker(&mut config, &entry, base)?,
@@ -129,19 +124,25 @@ fn read_broker(config: &mut Config, broker: &Entry<'_>, base: &Path) -> Result<(
                 config.name = Some(name.to_owned());
             }
             "socket" => config.socket = Some(base.join(entry.string()?)),
-            "limits" => {
-                for entry in entries(entry.table()?) {
-                    let Some(&(_, name)) = LIMITS.iter().find(|(key, _)| *key == entry.key) else {
-                        let known: Vec<_> = LIMITS.iter().map(|(key, _)| *key).collect();
-                        return Err(entry.unknown("[broker.limits]", &known));
-                    };
-                    config.limits.push(Limit { name, value: entry.positive()? });
-                }
-            }
+            "limits" => config.limits = read_limits(&entry)?,
             _ => return Err(entry.unknown("[broker]", &["name", "socket", "limits"])),
         }
     }
     Ok(())
+}
+
+fn read_limits(limits: &Entry<'_>) -> Result<Limits, Problem> {
+    let mut read = Limits::default();
+    for entry in entries(limits.table()?) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name() == entry.key) else {
+            let known: Vec<_> = SETTINGS.iter().map(|setting| setting.name()).collect();
+            return Err(entry.unknown("[broker.limits]", &known));
+        };
+        read.set(setting, entry.number()?).map_err(|error| entry.wrong(error.to_string()))?;
+    }
+    // Two that do not go together are both in here, or one of them is and the other the default.
+    read.check().map_err(|error| Problem::new(limits.key_span.clone(), error.to_string()))?;
+    Ok(read)
 }
 
 fn read_plugin(plugin: &Entry<'_>, base: &Path) -> Result<PluginSpec, Problem> {
@@ -233,13 +234,12 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn positive(&self) -> Result<u64, Problem> {
+    fn number(&self) -> Result<u64, Problem> {
         self.value
             .get_ref()
             .as_integer()
             .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok())
-            .filter(|&number| number > 0)
-            .ok_or_else(|| self.mismatch("a whole number above 0"))
+            .ok_or_else(|| self.mismatch("a whole number"))
     }
 
     fn array(&self) -> Option<&'a DeArray<'a>> {
@@ -260,19 +260,6 @@ impl<'a> Entry<'a> {
         Problem::new(self.key_span.clone(), format!("unknown key `{}` in {place}{hint}", self.key))
     }
 }
-
-/// A limit that can be set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum LimitName {
-    /// Live sessions at most.
-    Sessions,
-    /// Milliseconds of silence after which a peer is pinged.
-    Heartbeat,
-}
-
-/// Their keys.
-const LIMITS: &[(&str, LimitName)] =
-    &[("sessions", LimitName::Sessions), ("heartbeat_ms", LimitName::Heartbeat)];
 
 /// What a directory is searched for.
 pub(crate) const FILE_NAME: &str = "plugbus.toml";
@@ -300,7 +287,8 @@ mod tests {
         let config = Config::parse(text, Path::new("/app/plugbus.toml")).unwrap();
         assert_eq!(config.name.as_deref(), Some("notes"));
         assert_eq!(config.socket.as_deref(), Some(Path::new("/app/run/notes.sock")));
-        assert_eq!(config.limits, [Limit { name: LimitName::Sessions, value: 1_000 }]);
+        let limits = Limits { sessions_max: 1_000, ..Limits::default() };
+        assert_eq!(config.limits, limits);
         let [zebra, ant] = &config.plugins[..] else { panic!("{:?}", config.plugins) };
         assert_eq!((zebra.id(), ant.id()), ("zebra", "ant"));
         assert_eq!(zebra.command_line(), ["python3", "zebra.py"]);
@@ -320,8 +308,21 @@ mod tests {
             ("[broker]\nname = 7", 2, "`name` must be a string"),
             ("[broker]\nname = \"../x\"", 2, "not a valid broker name"),
             ("[broker]\nlimits = { heartbeatms = 1 }", 2, "did you mean `heartbeat_ms`?"),
-            ("[broker.limits]\nsessions = 0", 2, "a whole number above 0"),
-            ("[broker.limits]\nsessions = -1", 2, "a whole number above 0"),
+            ("[broker.limits]\nsessions = 0", 2, "`sessions` is 0, but must be from 1 to 16777216"),
+            ("[broker.limits]\nsessions = -1", 2, "`sessions` must be a whole number"),
+            ("[broker.limits]\nrequests = 1.5", 2, "`requests` must be a whole number"),
+            ("[broker.limits]\nwindow = 7", 2, "unknown key `window` in [broker.limits]"),
+            ("[broker.limits]\nwindow_massages = 7", 2, "did you mean `window_messages`?"),
+            (
+                "[broker]\nname = \"x\"\n[broker.limits]\nsessions = 3\nwindow_bytes = 300_000_000",
+                3,
+                "`window_bytes` (300000000) must not be over `retained_bytes` (268435456)",
+            ),
+            (
+                "[broker]\nlimits = { message_bytes = 1_000 }",
+                2,
+                "`message_bytes` is 1000, but must be from 1048576 to 1073741824",
+            ),
             ("plugins = 3", 1, "`plugins` must be a table"),
             ("[plugins.Hello]\ncommand = [\"x\"]", 1, "\"Hello\" is not a valid plugin id"),
             ("\n\n[plugins.hello]", 3, "plugin `hello` has no command"),

@@ -10,6 +10,7 @@ use super::sdk::Sdk;
 use super::serve::{self, Served};
 use crate::host::PluginSpec;
 use crate::id::PluginId;
+use crate::limit::Limits;
 
 /// Starts a broker and a plugin for each file. The SDK for Python comes with this program; other
 /// files are executed as they are.
@@ -41,7 +42,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
     };
     let plugin = |file: &PathBuf| plugin(file, sdk.as_ref());
     let plugins = args.files.iter().map(plugin).collect::<Result<_>>()?;
-    let served = Served { name: None, socket: None, limits: Vec::new(), plugins };
+    let served = Served { name: None, socket: None, limits: Limits::default(), plugins };
     serve::run(context, served).await
 }
 

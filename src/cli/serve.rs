@@ -8,13 +8,13 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
-use super::config::{Limit, LimitName};
 use super::failure::{Failure, Result, Status};
 use super::printer::{Line, Printer};
 use super::terminal::{BOLD, BOLD_RED, DIM, GREEN, Terminal, YELLOW};
 use crate::broker::{Broker, BrokerError};
 use crate::host::logs::{self, LogSettings, LogStore, LogStream};
 use crate::host::{Exit, PluginEvent, PluginSpec, Plugins, Stream};
+use crate::limit::Limits;
 use crate::net::{ListenError, socket_path};
 use crate::sys::limits::raise_descriptor_limit;
 
@@ -23,7 +23,7 @@ use crate::sys::limits::raise_descriptor_limit;
 pub(crate) struct Served {
     pub(crate) name: Option<String>,
     pub(crate) socket: Option<PathBuf>,
-    pub(crate) limits: Vec<Limit>,
+    pub(crate) limits: Limits,
     pub(crate) plugins: Vec<PluginSpec>,
 }
 
@@ -136,15 +136,7 @@ async fn start_broker(context: &Context, served: &Served) -> Result<Broker> {
         Some(socket) => socket.clone(),
         None => socket_path::named(name).map_err(Failure::usage)?,
     };
-    let mut builder = Broker::builder().name(name).socket(socket);
-    for limit in &served.limits {
-        builder = match limit.name {
-            LimitName::Sessions => {
-                builder.sessions_max(usize::try_from(limit.value).unwrap_or(usize::MAX))
-            }
-            LimitName::Heartbeat => builder.heartbeat(Duration::from_millis(limit.value)),
-        };
-    }
+    let builder = Broker::builder().name(name).socket(socket).limits(served.limits.clone());
     builder.start().await.map_err(|error| match error {
         BrokerError::Listen { source: source @ ListenError::InUse { .. }, .. } => {
             Failure::new(Status::Refused, source)

@@ -7,15 +7,26 @@ use super::config::Config;
 use super::failure::{Failure, Result};
 use super::python;
 use super::serve::{self, Served};
+use crate::limit::SETTINGS;
 
 /// Starts a broker and the plugins of a plugbus.toml, in its order, and stops them in the reverse
 /// order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = help())]
 pub(super) struct UpArgs {
     /// A directory with a plugbus.toml, or such a file
     #[arg(default_value = ".", value_name = "DIR|FILE")]
     target: PathBuf,
+}
+
+/// An example, and what it leaves out.
+fn help() -> String {
+    let mut help = format!("{EXAMPLE}\n\nLimits, with their defaults:\n");
+    for setting in SETTINGS {
+        help +=
+            &format!("\n  {:<22} {:>11}  {}", setting.name(), setting.default(), setting.help());
+    }
+    help
 }
 
 const EXAMPLE: &str = "\

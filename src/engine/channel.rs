@@ -25,7 +25,6 @@ use super::run::Run;
 use super::tally::End;
 use crate::error::{Code, Fault};
 use crate::id::{ChannelName, PluginId, RouteId, SessionId};
-use crate::limit;
 use crate::wire::body::{self, Announce, Credit, Gap, Redelivery, RouteKind};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
@@ -87,7 +86,10 @@ impl Channel {
             name,
             dirty: AtomicBool::new(false),
             state: Mutex::new(ChannelState {
-                window: Self::WINDOW,
+                window: Credit {
+                    messages: sender.limits.window_messages,
+                    bytes: sender.limits.window_bytes,
+                },
                 accepted: 0,
                 settled: 0,
                 completed: 0,
@@ -136,9 +138,10 @@ impl Channel {
         };
         if run.count > 0 {
             let account = &self.sender.account;
-            if account.used(Resource::MessageBytes) > limit::RETAINED_BYTES_MAX {
+            let retained_max = self.sender.limits.retained_bytes_max;
+            if account.used(Resource::MessageBytes) > retained_max {
                 return Err(account
-                    .refusal(Resource::MessageBytes, limit::RETAINED_BYTES_MAX)
+                    .refusal(Resource::MessageBytes, retained_max)
                     .with("expected", expected));
             }
             self.sender.tallies.messages.accept(run.count);
@@ -346,7 +349,7 @@ impl Channel {
     pub(crate) fn expires_at(&self) -> Option<Duration> {
         let state = self.state.lock();
         (state.receiver.is_none() && !state.retained.is_empty())
-            .then(|| state.absent_since + limit::ABSENT_TIMEOUT)
+            .then(|| state.absent_since + self.sender.limits.absent_timeout)
     }
 
     /// Messages that wait to be handled, and what they are charged.
@@ -425,10 +428,6 @@ impl Channel {
         )
         .with("expected", state.accepted + 1)
     }
-
-    /// What a sender starts with.
-    pub(crate) const WINDOW: Credit =
-        Credit { messages: limit::WINDOW_MESSAGES, bytes: limit::WINDOW_BYTES };
 }
 
 impl ChannelState {

@@ -256,13 +256,18 @@ impl MethodRoute {
                 retry_after_ms: Self::RETRY_AFTER_MS,
             }));
         }
-        if owner.account.used(Resource::RequestBytes) >= limit::REQUEST_BYTES_MAX {
-            return Err(owner.account.refusal(Resource::RequestBytes, limit::REQUEST_BYTES_MAX));
+        let limits = &owner.limits;
+        if owner.account.used(Resource::RequestBytes) >= limits.request_bytes_max {
+            return Err(owner.account.refusal(Resource::RequestBytes, limits.request_bytes_max));
         }
         let request =
-            owner.account.try_charge(Resource::Requests, 1, u64::from(limit::REQUESTS_MAX))?;
+            owner.account.try_charge(Resource::Requests, 1, u64::from(limits.requests_max))?;
         let bytes = owner.account.charge(Resource::RequestBytes, size);
-        let deadline = now.mono + time_left(header.timestamp, RequestExtension::of(&frame), now);
+        let timeout = match RequestExtension::of(&frame).deadline_ms {
+            0 => limits.call_timeout,
+            millis => Duration::from_millis(millis.into()),
+        };
+        let deadline = now.mono + time_left(header.timestamp, timeout, now);
         let call = Call {
             route: Arc::clone(self),
             callee: Arc::clone(callee),
@@ -435,14 +440,10 @@ impl MethodState {
 
 /// How long a request may still take. Its deadline counts from the caller's timestamp; a clock that
 /// is ahead gives no more than was asked for, a missing timestamp counts as now.
-fn time_left(timestamp: u64, extension: RequestExtension, now: Now) -> Duration {
-    let deadline = match extension.deadline_ms {
-        0 => limit::CALL_TIMEOUT,
-        millis => Duration::from_millis(millis.into()),
-    };
+fn time_left(timestamp: u64, timeout: Duration, now: Now) -> Duration {
     let elapsed = match timestamp {
         0 => 0,
         timestamp => now.unix.saturating_sub(timestamp),
     };
-    deadline.saturating_sub(Duration::from_nanos(elapsed))
+    timeout.saturating_sub(Duration::from_nanos(elapsed))
 }

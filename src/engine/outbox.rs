@@ -25,7 +25,7 @@ use super::run;
 use super::topic::TopicRoute;
 use crate::error::Fault;
 use crate::id::RouteId;
-use crate::limit;
+use crate::limit::{self, Limits};
 use crate::wire::Flags;
 use crate::wire::body::Overflow;
 
@@ -121,12 +121,13 @@ pub(crate) struct EventPolicy {
     pub(crate) bytes_max: u64,
 }
 
-impl Default for EventPolicy {
-    fn default() -> Self {
+impl EventPolicy {
+    /// What holds for one that asks for nothing else.
+    pub(crate) fn usual(limits: &Limits) -> Self {
         Self {
             overflow: Overflow::default(),
-            messages_max: limit::EVENT_QUEUE_MESSAGES,
-            bytes_max: limit::EVENT_QUEUE_BYTES,
+            messages_max: limits.event_queue_messages,
+            bytes_max: limits.event_queue_bytes,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::tally::{End, Tallies};
 use super::topic::TopicRoute;
 use crate::error::{Fault, Refusal};
 use crate::id::{PluginId, RouteId, SessionId};
-use crate::limit;
+use crate::limit::{self, Limits};
 use crate::wire::body::{self, Role};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
@@ -41,6 +41,7 @@ pub struct Port {
     /// What was agreed in the hello.
     pub features: Features,
     pub(crate) account: Arc<Account>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) outbox: Mutex<Outbox>,
     pub(crate) calls: Mutex<Calls>,
@@ -116,6 +117,7 @@ pub(crate) struct PortSeed {
     pub(crate) role: Role,
     pub(crate) features: Features,
     pub(crate) account: Arc<Account>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) tallies: Arc<Tallies>,
     pub(crate) next_deadline: Arc<NextDeadline>,
     pub(crate) waker: Box<dyn Wake>,
@@ -130,6 +132,7 @@ impl Port {
             role: seed.role,
             features: seed.features,
             account: seed.account,
+            limits: seed.limits,
             tallies: seed.tallies,
             outbox: Mutex::default(),
             calls: Mutex::default(),

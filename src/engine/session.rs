@@ -62,7 +62,7 @@ impl Session {
         }
         Self {
             port: Arc::clone(port),
-            assembler: Assembler::new(limit::ASSEMBLIES_MAX, limit::MESSAGE_MAX),
+            assembler: Assembler::new(limit::ASSEMBLIES_MAX, port.limits.message_max),
             assembled: None,
             refused_flags,
             last: None,

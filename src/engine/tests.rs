@@ -1,6 +1,7 @@
 //! Faults that were in the engine once. Each test has one in its name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use super::{Effects, Now, Port, Router, RouterSettings, Session};
 use crate::error::Code;
 use crate::id::RouteId;
+use crate::limit::Limits;
 use crate::wire::body::{self, Hello, Overflow, Redelivery, Register, Role, RouteKind, Subscribe};
 use crate::wire::{CallReference, FrameBuilder, Header, Kind, scan_frame};
 
@@ -21,12 +23,19 @@ struct Net {
 
 impl Net {
     fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
         let now = Now { mono: Duration::from_secs(1), unix: 1_000_000_000 };
         let settings = RouterSettings {
             name: "test".to_owned(),
             seed: 1,
-            heartbeat: Duration::from_secs(3_600),
-            sessions_max: 8,
+            limits: Arc::new(Limits {
+                heartbeat: Duration::from_secs(3_600),
+                sessions_max: 8,
+                ..limits
+            }),
         };
         let router = Router::new(settings, now);
         Self { router, sessions: BTreeMap::new(), now, fx: Effects::new() }
@@ -134,7 +143,7 @@ impl Net {
 
     /// Everything that waits for a session.
     fn read(&mut self, id: &'static str) -> Vec<(Header, Bytes)> {
-        let port = std::sync::Arc::clone(self.sessions[id].port());
+        let port = Arc::clone(self.sessions[id].port());
         let mut pieces = Vec::new();
         while port.has_queued() {
             port.take(1 << 20, self.now, &mut pieces, &mut self.fx);
@@ -379,7 +388,7 @@ fn large_entries_starved_the_events() {
         net.send("ann", &[(Kind::MESSAGE, channel, id, &large)]);
     }
     net.send("ann", &[(Kind::EVENT, topic, 1, b"x")]);
-    let port: std::sync::Arc<Port> = std::sync::Arc::clone(net.sessions["ben"].port());
+    let port: Arc<Port> = Arc::clone(net.sessions["ben"].port());
     let mut pieces = Vec::new();
     port.take(256 << 10, net.now, &mut pieces, &mut net.fx);
     let first = Bytes::from(pieces.concat());

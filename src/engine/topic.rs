@@ -19,8 +19,7 @@ use super::run::Run;
 use super::tally::{End, Tallies};
 use crate::error::{Code, Fault};
 use crate::id::{RouteId, SessionId, Topic};
-use crate::limit;
-use crate::wire::body::{Announce, Overflow, RouteKind};
+use crate::wire::body::{Announce, Credit, Overflow, RouteKind};
 use crate::wire::{FrameBuilder, Kind};
 
 /// A topic as one session opened it. The broker's own topics have no publisher.
@@ -30,6 +29,8 @@ pub struct TopicRoute {
     pub(crate) publisher: Option<Arc<Port>>,
     pub(crate) topic: Topic,
     pub(crate) kind: RouteKind,
+    /// What the publisher may have under way.
+    window: Credit,
     tallies: Arc<Tallies>,
     state: Mutex<TopicState>,
 }
@@ -61,11 +62,19 @@ impl TopicRoute {
         kind: RouteKind,
         tallies: &Arc<Tallies>,
     ) -> Self {
+        // The broker's own topics block nobody, so that theirs is never used up.
+        let window = match &publisher {
+            Some(port) => {
+                Credit { messages: port.limits.window_messages, bytes: port.limits.window_bytes }
+            }
+            None => Credit { messages: u64::MAX, bytes: u64::MAX },
+        };
         Self {
             number,
             publisher,
             topic,
             kind,
+            window,
             tallies: Arc::clone(tallies),
             state: Mutex::default(),
         }
@@ -148,7 +157,7 @@ impl TopicRoute {
             )
             .with("expected", expected));
         }
-        let fitting = state.fitting(&run);
+        let fitting = state.fitting(&run, self.window);
         let overrun = (fitting < run.count).then(|| {
             let rest = run.count - fitting;
             run = run.split_front(fitting);
@@ -156,9 +165,7 @@ impl TopicRoute {
                 Code::CreditOverrun,
                 format!(
                     "{rest} events on {} are over the window of {} events and {} bytes",
-                    self.topic,
-                    limit::WINDOW_MESSAGES,
-                    limit::WINDOW_BYTES
+                    self.topic, self.window.messages, self.window.bytes,
                 ),
             )
             .with("expected", expected + fitting)
@@ -282,15 +289,15 @@ impl Subscriber {
 }
 
 impl TopicState {
-    fn fitting(&self, run: &Run) -> u64 {
-        let room = limit::WINDOW_MESSAGES.saturating_sub(self.accepted - self.completed);
-        if run.count <= room && self.unsettled_payload + run.payload <= limit::WINDOW_BYTES {
+    fn fitting(&self, run: &Run, window: Credit) -> u64 {
+        let room = window.messages.saturating_sub(self.accepted - self.completed);
+        if run.count <= room && self.unsettled_payload + run.payload <= window.bytes {
             return run.count;
         }
         let mut payload = self.unsettled_payload;
         let mut count = 0;
         for (_, event) in run.messages() {
-            if count >= room || payload >= limit::WINDOW_BYTES {
+            if count >= room || payload >= window.bytes {
                 break;
             }
             payload += event.payload;

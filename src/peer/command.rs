@@ -106,7 +106,7 @@ impl Peer {
             None => self.output.append(&head, &[], payload),
         };
         if !options.no_reply {
-            let timeout = options.timeout.unwrap_or(limit::CALL_TIMEOUT);
+            let timeout = options.timeout.unwrap_or(self.call_timeout);
             let deadline = now.instant + timeout.min(Self::TIMEOUT_MAX) + self.settings.grace;
             let what = What::Request { route, size, started: false, timeout };
             self.calls_out.insert(id, what, deadline);
@@ -374,7 +374,7 @@ impl Peer {
     }
 
     /// Longer than any process lives, short enough to be added to a clock.
-    const TIMEOUT_MAX: Duration = Duration::from_millis(u32::MAX as u64);
+    pub(super) const TIMEOUT_MAX: Duration = Duration::from_millis(u32::MAX as u64);
 }
 
 impl RequestOptions {

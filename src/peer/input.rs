@@ -12,7 +12,6 @@ use super::output::Head;
 use super::{CallId, Moment, Payload, Peer, PeerEvent, Progress, State};
 use crate::error::{Code, Fault, FrameError};
 use crate::id::RouteId;
-use crate::limit;
 use crate::wire::body::{self, Announce, Credit, Redelivery, RouteKind};
 use crate::wire::{
     CallReference, Flags, FrameView, HEADER_SIZE, Header, Kind, RequestExtension, scan_frame,
@@ -252,7 +251,7 @@ impl Peer {
             return self.malformed(header, "a request came twice");
         }
         let timeout = match deadline_ms {
-            0 => limit::CALL_TIMEOUT,
+            0 => self.call_timeout,
             milliseconds => Duration::from_millis(u64::from(milliseconds)),
         };
         self.events.push_back(PeerEvent::Request {

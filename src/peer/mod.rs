@@ -65,6 +65,8 @@ pub struct Peer {
     names: FastMap<RouteKind, FastMap<Arc<str>, RouteId>>,
     opening: FastMap<(RouteKind, Arc<str>), u64>,
     collector: Collector,
+    /// Deadline of a call that names none.
+    call_timeout: Duration,
 }
 
 /// What a peer says of itself, and how it wants its frames.
@@ -192,6 +194,7 @@ impl Peer {
             names: FastMap::default(),
             opening: FastMap::default(),
             collector: Collector::default(),
+            call_timeout: limit::CALL_TIMEOUT,
         }
     }
 
@@ -301,6 +304,9 @@ impl Peer {
             self.output.compress_min = self.settings.compress_min;
         }
         self.calls_out.set_limits(&welcome.limits);
+        if let Some(milliseconds) = welcome.limits.call_timeout_ms {
+            self.call_timeout = Duration::from_millis(milliseconds).min(Self::TIMEOUT_MAX);
+        }
         self.events.push_back(PeerEvent::Welcome(Box::new(welcome)));
     }
 

@@ -437,6 +437,7 @@ const LIMITS: Limits = Limits {
     request_bytes_max: 1000,
     routes_max: 8,
     subscriptions_max: 8,
+    call_timeout_ms: None,
 };
 
 /// A peer whose socket is this test.

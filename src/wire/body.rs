@@ -143,6 +143,9 @@ bodies! {
         request_bytes_max: u64,
         routes_max: u32,
         subscriptions_max: u32,
+        // Without it the broker's is 30 s.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call_timeout_ms: Option<u64>,
     }
 
     /// Peer to broker: what I serve.

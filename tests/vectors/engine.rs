@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use std::sync::Arc;
+
 use plugbus::engine::{Effects, Now, Router, RouterSettings, Session};
 use plugbus::error::Fault;
 use plugbus::id::SessionId;
@@ -58,12 +60,7 @@ pub(crate) fn admit(hello: &Hello) -> Result<(), Fault> {
 }
 
 fn router(now: Now) -> Router {
-    let settings = RouterSettings {
-        name: "default".to_owned(),
-        seed: 1,
-        heartbeat: limit::HEARTBEAT,
-        sessions_max: 4,
-    };
+    let settings = RouterSettings { name: "default".to_owned(), seed: 1, limits: Arc::default() };
     Router::new(settings, now)
 }
 

@@ -718,6 +718,7 @@ pub(crate) fn welcome() -> body::Welcome {
             request_bytes_max: 16_777_216,
             routes_max: 4096,
             subscriptions_max: 1024,
+            call_timeout_ms: Some(30_000),
         },
         warnings: Vec::new(),
     }

@@ -4,6 +4,8 @@
 //! and features it may; a name is accepted exactly where a slow second reading of the grammar does.
 
 use arbitrary::{Arbitrary, Unstructured};
+use std::sync::Arc;
+
 use plugbus::engine::{Effects, Now, Router, RouterSettings};
 use plugbus::error::Code;
 use plugbus::id::{
@@ -53,12 +55,7 @@ pub(crate) fn run(data: &[u8], seen: &mut Seen) {
     let Ok(input) = Input::arbitrary(&mut Unstructured::new(data)) else { return };
     let now = Now::default();
     let mut router = Router::new(
-        RouterSettings {
-            name: "fuzz".to_owned(),
-            seed: 7,
-            heartbeat: std::time::Duration::from_secs(15),
-            sessions_max: 4,
-        },
+        RouterSettings { name: "fuzz".to_owned(), seed: 7, limits: Arc::default() },
         now,
     );
     for greeting in &input.hellos {

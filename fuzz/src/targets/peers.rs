@@ -56,12 +56,7 @@ pub(crate) const PEERS: usize = 4;
 impl Stage {
     pub(crate) fn new() -> Self {
         let now = Now { mono: Duration::from_secs(1), unix: 1_700_000_000_000_000_000 };
-        let settings = RouterSettings {
-            name: "fuzz".to_owned(),
-            seed: 11,
-            heartbeat: limit::HEARTBEAT,
-            sessions_max: 16,
-        };
+        let settings = RouterSettings { name: "fuzz".to_owned(), seed: 11, limits: Arc::default() };
         let mut stage =
             Self { router: Router::new(settings, now), peers: [const { None }; PEERS], now };
         for who in 0..PEERS {

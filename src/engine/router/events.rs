@@ -15,7 +15,6 @@ use crate::engine::run::Run;
 use crate::engine::topic::TopicRoute;
 use crate::error::{Code, Fault};
 use crate::id::{Pattern, PluginId, RouteId, SessionId, Topic};
-use crate::limit;
 use crate::wire::body::{self, Role, RouteKind, Subscribe, Subscribed};
 use crate::wire::{ContentType, Flags, FrameBuilder, Kind};
 
@@ -57,18 +56,14 @@ impl Router {
         let charge = port.account.try_charge(
             Resource::Subscriptions,
             1,
-            u64::from(limit::SUBSCRIPTIONS_MAX),
+            u64::from(port.limits.subscriptions_max),
         )?;
+        let usual = EventPolicy::usual(&port.limits);
+        let (messages, bytes) = (subscribe.queue_messages, subscribe.queue_bytes);
         let policy = EventPolicy {
             overflow: subscribe.overflow,
-            messages_max: subscribe
-                .queue_messages
-                .unwrap_or(limit::EVENT_QUEUE_MESSAGES)
-                .clamp(1, limit::EVENT_QUEUE_MESSAGES),
-            bytes_max: subscribe
-                .queue_bytes
-                .unwrap_or(limit::EVENT_QUEUE_BYTES)
-                .clamp(1, limit::EVENT_QUEUE_BYTES_MAX),
+            messages_max: messages.unwrap_or(usual.messages_max).clamp(1, usual.messages_max),
+            bytes_max: bytes.unwrap_or(usual.bytes_max).clamp(1, port.limits.event_queue_bytes_max),
         };
         self.subscription_last += 1;
         let number = self.subscription_last;
@@ -136,7 +131,7 @@ impl Router {
                     .get(&port.plugin)
                     .is_some_and(|entry| entry.was_ready && entry.role == Role::Plugin);
                 if ready && Some(port.session) != sender {
-                    route.add_subscriber(port, EventPolicy::default(), now, fx);
+                    route.add_subscriber(port, EventPolicy::usual(&port.limits), now, fx);
                 }
             }
             return;
@@ -155,7 +150,7 @@ impl Router {
             let is_own =
                 topic.publisher.as_ref().is_some_and(|publisher| publisher.session == port.session);
             if !is_own {
-                topic.add_subscriber(port, EventPolicy::default(), now, fx);
+                topic.add_subscriber(port, EventPolicy::usual(&port.limits), now, fx);
             }
         }
     }
@@ -184,7 +179,7 @@ impl Router {
     /// Records messages that were given up, and says so.
     pub(super) fn bury(&mut self, letter: DeadLetter, now: Now, fx: &mut Effects) {
         let body = body::encode(&letter);
-        if self.dead_letters.len() >= limit::DEAD_LETTERS_MAX {
+        if self.dead_letters.len() >= self.settings.limits.dead_letters_max {
             self.dead_letters.pop_front();
         }
         self.dead_letters.push_back(letter);

@@ -72,10 +72,8 @@ pub struct RouterSettings {
     pub name: String,
     /// Seed of the session ids. Log it.
     pub seed: u64,
-    /// Silence after which a peer is pinged.
-    pub heartbeat: Duration,
-    /// Live sessions at most.
-    pub sessions_max: usize,
+    /// The bounds of this broker.
+    pub limits: Arc<limit::Limits>,
 }
 
 #[derive(Debug)]
@@ -168,6 +166,7 @@ impl Router {
             role: hello.role,
             features: Features { lz4: offers("lz4"), checksum: offers("checksum") },
             account,
+            limits: Arc::clone(&self.settings.limits),
             tallies: Arc::clone(&self.tallies),
             next_deadline: Arc::clone(&self.next_deadline),
             waker,
@@ -260,7 +259,7 @@ impl Router {
             if let Some(at) = port.calls.lock().next_deadline() {
                 earlier(&mut next_call, at);
             }
-            earlier(&mut next, port.heartbeat(self.settings.heartbeat, now, fx));
+            earlier(&mut next, port.heartbeat(self.settings.limits.heartbeat, now, fx));
         }
         let mut letters = Vec::new();
         for entry in self.routes.values() {
@@ -405,12 +404,12 @@ impl Router {
         if self.shutting_down {
             return Err(Fault::new(Code::ShuttingDown, "the broker is shutting down"));
         }
-        if self.sessions.len() >= self.settings.sessions_max {
+        if self.sessions.len() >= self.settings.limits.sessions_max {
             return Err(Fault::refused(&Refusal {
                 resource: "sessions",
                 holder: "the broker",
                 used: self.sessions.len() as u64,
-                limit: self.settings.sessions_max as u64,
+                limit: self.settings.limits.sessions_max as u64,
                 blame: "all peers together",
                 retry_after_ms: 1000,
             }));
@@ -426,6 +425,7 @@ impl Router {
         if port.features.checksum {
             features.push("checksum".to_owned());
         }
+        let limits = &self.settings.limits;
         Welcome {
             version: Self::VERSION,
             features,
@@ -433,14 +433,15 @@ impl Router {
             id: port.plugin.as_str().to_owned(),
             incarnation: port.incarnation,
             broker: self.settings.name.clone(),
-            heartbeat_ms: u64::try_from(self.settings.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            heartbeat_ms: milliseconds(limits.heartbeat),
             limits: Limits {
                 payload_max: limit::PAYLOAD_MAX,
-                message_max: limit::MESSAGE_MAX,
-                requests_max: limit::REQUESTS_MAX,
-                request_bytes_max: limit::REQUEST_BYTES_MAX,
-                routes_max: limit::ROUTES_MAX,
-                subscriptions_max: limit::SUBSCRIPTIONS_MAX,
+                message_max: limits.message_max,
+                requests_max: limits.requests_max,
+                request_bytes_max: limits.request_bytes_max,
+                routes_max: limits.routes_max,
+                subscriptions_max: limits.subscriptions_max,
+                call_timeout_ms: Some(milliseconds(limits.call_timeout)),
             },
             warnings: Vec::new(),
         }
@@ -503,4 +504,8 @@ impl Router {
 
     /// The protocol version that is spoken.
     pub const VERSION: u32 = 1;
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ use crate::error::{Code, Fault};
 use crate::id::{
     ChannelName, MethodName, PluginId, RouteId, Topic, parse_channel_address, parse_method_address,
 };
-use crate::limit;
+use crate::limit::Limits;
 use crate::wire::body::{Open, Opened, RouteKind};
 
 impl Router {
@@ -31,12 +31,13 @@ impl Router {
         self.authorize(port, open.kind, &open.name)?;
         let key = (port.session, open.kind, open.name.clone());
         if let Some(&number) = self.by_name.get(&key) {
-            return Ok(opened(number, open.kind));
+            return Ok(opened(number, open.kind, &port.limits));
         }
         if self.shutting_down {
             return Err(Fault::new(Code::ShuttingDown, "the broker is shutting down"));
         }
-        let charge = port.account.try_charge(Resource::Routes, 1, u64::from(limit::ROUTES_MAX))?;
+        let charge =
+            port.account.try_charge(Resource::Routes, 1, u64::from(port.limits.routes_max))?;
         let number = RouteId(self.route_last + 1);
         let route = match open.kind {
             RouteKind::Method => self.open_method(port, number, &open.name)?,
@@ -49,7 +50,7 @@ impl Router {
         port.routes.lock().insert(number, route.clone());
         self.routes.insert(number, RouteEntry { route, _charge: Some(charge) });
         self.by_name.insert(key, number);
-        Ok(opened(number, open.kind))
+        Ok(opened(number, open.kind, &port.limits))
     }
 
     /// Gives a route up for its owner.
@@ -298,11 +299,11 @@ impl Router {
     }
 }
 
-fn opened(number: RouteId, kind: RouteKind) -> Opened {
+fn opened(number: RouteId, kind: RouteKind, limits: &Limits) -> Opened {
     let windowed = kind != RouteKind::Method;
     Opened {
         route: number.0,
-        window_messages: windowed.then_some(limit::WINDOW_MESSAGES),
-        window_bytes: windowed.then_some(limit::WINDOW_BYTES),
+        window_messages: windowed.then_some(limits.window_messages),
+        window_bytes: windowed.then_some(limits.window_bytes),
     }
 }

@@ -104,7 +104,8 @@ impl Router {
         if self.plugins.contains_key(plugin) {
             return Ok(());
         }
-        let max = limit::PLUGINS_REMEMBERED_MAX.max(self.settings.sessions_max);
+        let max =
+            self.settings.limits.plugins_remembered_max.max(self.settings.limits.sessions_max);
         if self.plugins.len() >= max {
             let idle = self
                 .plugins
@@ -196,12 +197,12 @@ impl Router {
             ("registered channels", entry.channels.len() + new_channels.count()),
             ("registered services", entry.services.len() + new_services.count()),
         ] {
-            if count > limit::REGISTRATIONS_MAX {
+            if count > port.limits.registrations_max {
                 return Err(Fault::refused(&Refusal {
                     resource,
                     holder: port.plugin.as_str(),
                     used: count as u64,
-                    limit: limit::REGISTRATIONS_MAX as u64,
+                    limit: port.limits.registrations_max as u64,
                     blame: port.plugin.as_str(),
                     retry_after_ms: 0,
                 }));

@@ -2,6 +2,7 @@
 //!
 //! The file is longer than most: one function for each step of the scheduler.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -63,12 +64,8 @@ impl World {
     pub(super) fn new(seed: u64, epoch: Instant) -> Self {
         let mut random = Random::new(seed);
         let now = Now { mono: Duration::from_secs(1), unix: 1_700_000_000_000_000_000 };
-        let settings = RouterSettings {
-            name: "sim".to_owned(),
-            seed: random.next(),
-            heartbeat: limit::HEARTBEAT,
-            sessions_max: limit::SESSIONS_MAX,
-        };
+        let settings =
+            RouterSettings { name: "sim".to_owned(), seed: random.next(), limits: Arc::default() };
         let hostile = random.below(PLUGINS.len() * 2);
         let plugins = PLUGINS
             .iter()

@@ -159,6 +159,7 @@ async fn connected() -> (Link, Inbound, Broker) {
         request_bytes_max: 1000,
         routes_max: 8,
         subscriptions_max: 8,
+        call_timeout_ms: None,
     };
     let welcome = Welcome { version: 1, session: 5, limits, ..Default::default() };
     let welcome = FrameBuilder::new(Kind::WELCOME).build(b"", &body::encode(&welcome));
