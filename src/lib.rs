@@ -16,6 +16,8 @@ pub mod net;
 pub mod peer;
 #[cfg(feature = "plugin")]
 pub mod plugin;
+#[cfg(feature = "broker")]
+pub mod supervise;
 mod sys;
 pub mod wire;
 

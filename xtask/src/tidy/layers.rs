@@ -13,7 +13,7 @@ struct Layer {
 }
 
 /// Bottom to top. `docs/architecture.md` says what each of them is for.
-const LAYERS: [Layer; 14] = [
+const LAYERS: [Layer; 15] = [
     Layer { name: "limit", imports: &[] },
     Layer { name: "error", imports: &["limit"] },
     Layer { name: "id", imports: &["limit", "error"] },
@@ -31,19 +31,55 @@ const LAYERS: [Layer; 14] = [
         name: "plugin",
         imports: &["id", "limit", "error", "wire", "engine", "peer", "sys", "shm", "net"],
     },
+    // Knows groups and children, and nothing of messages: any application can use it.
+    Layer { name: "supervise", imports: &["limit", "engine", "net"] },
     Layer {
         name: "broker",
-        imports: &["id", "limit", "error", "wire", "engine", "peer", "sys", "shm", "net"],
+        imports: &[
+            "id",
+            "limit",
+            "error",
+            "wire",
+            "engine",
+            "peer",
+            "sys",
+            "shm",
+            "net",
+            "supervise",
+        ],
     },
     Layer {
         name: "host",
-        imports: &["id", "limit", "error", "wire", "engine", "peer", "sys", "shm", "net", "broker"],
+        imports: &[
+            "id",
+            "limit",
+            "error",
+            "wire",
+            "engine",
+            "peer",
+            "sys",
+            "shm",
+            "net",
+            "supervise",
+            "broker",
+        ],
     },
     Layer {
         name: "cli",
         imports: &[
-            "id", "limit", "error", "wire", "engine", "peer", "sys", "shm", "net", "plugin",
-            "broker", "host",
+            "id",
+            "limit",
+            "error",
+            "wire",
+            "engine",
+            "peer",
+            "sys",
+            "shm",
+            "net",
+            "plugin",
+            "supervise",
+            "broker",
+            "host",
         ],
     },
     Layer { name: "main", imports: &["cli"] },
