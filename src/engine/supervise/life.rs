@@ -101,7 +101,6 @@ impl State {
             Step::Replace => matches!(self, Self::Ready | Self::Busy),
             Step::Settle | Step::Inherit => self == Self::Replacing,
             Step::Halt => self.is_running() && self != Self::Stopping,
-            Step::GiveUp => self == Self::Stopping,
             Step::End => self != Self::Stopped,
             Step::Doze => matches!(self, Self::Stopped | Self::Stopping),
             Step::Delay | Step::Fail | Step::Open | Step::Disable => {
@@ -115,7 +114,7 @@ impl State {
             Step::Serve | Step::Unload | Step::Trust | Step::Settle => Self::Ready,
             Step::Load => Self::Busy,
             Step::Replace => Self::Replacing,
-            Step::Halt | Step::GiveUp => Self::Stopping,
+            Step::Halt => Self::Stopping,
             Step::End => Self::Stopped,
             Step::Doze => Self::Sleeping,
             Step::Delay => Self::BackingOff,
@@ -155,8 +154,6 @@ pub enum Step {
     Inherit,
     /// It is asked to end, or killed.
     Halt,
-    /// Even killing it did not help.
-    GiveUp,
     /// It is gone, or no longer waits for anything.
     End,
     /// It is gone, or was never started, and waits for demand.

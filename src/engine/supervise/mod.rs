@@ -11,6 +11,7 @@ mod backoff;
 mod exit;
 mod governor;
 mod group;
+mod health;
 mod intensity;
 mod life;
 mod spec;
@@ -22,6 +23,7 @@ pub use group::{
     Answer, Cause, Changed, ChildView, Command, Ended, Group, Order, Output, Phase, Refusal,
     Report, Waits,
 };
+pub use health::{Finding, Health, Measure, Rule, Verdict};
 pub use intensity::Intensity;
 pub use life::{State, Step};
 pub use spec::{

@@ -100,7 +100,7 @@ impl Child {
     }
 
     pub(super) fn is_serving(&self) -> bool {
-        self.current.as_ref().is_some_and(|one| matches!(one.phase, Phase::Up { .. }))
+        self.current.as_ref().is_some_and(|one| one.phase == Phase::Up)
     }
 
     /// Whether others that start after it may start.
@@ -113,22 +113,22 @@ impl Child {
         self.is_wanted && self.current.is_none() && !self.is_unkillable()
     }
 
-    /// When it has to be looked at again, whatever the others do.
-    pub(super) fn deadline(&self) -> Option<Duration> {
-        let ladder = self.incarnations().filter_map(Incarnation::deadline).min();
-        ladder.into_iter().chain(self.stable_at()).chain(self.idle_at()).min()
+    /// When one of its incarnations is due for the next rung of the ladder.
+    pub(super) fn ladder_at(&self) -> Option<Duration> {
+        self.incarnations().filter_map(Incarnation::deadline).min()
     }
 
     /// When a trial has succeeded.
     pub(super) fn stable_at(&self) -> Option<Duration> {
         let current = self.current.as_ref().filter(|_| self.state == State::HalfOpen)?;
-        let Phase::Up { since } = current.phase else { return None };
+        let since = current.ready_at.filter(|_| current.phase == Phase::Up)?;
         Some(since.saturating_add(self.spec.backoff.stable_after))
     }
 
     /// When it has been idle for long enough to sleep.
     pub(super) fn idle_at(&self) -> Option<Duration> {
-        let idle = self.spec.idle_sleep.filter(|_| self.state == State::Ready)?;
+        let is_quiet = self.state == State::Ready && !self.is_halted;
+        let idle = self.spec.idle_sleep.filter(|_| is_quiet)?;
         Some(self.active_at.saturating_add(idle))
     }
 }
@@ -138,6 +138,8 @@ impl Child {
 pub(super) struct Incarnation {
     pub(super) generation: u64,
     pub(super) phase: Phase,
+    /// Since when it was ready, if it ever was.
+    pub(super) ready_at: Option<Duration>,
     /// Why it is being killed, if the group decided so.
     pub(super) fate: Option<Exit>,
     /// Whether it takes a place in the governor.
@@ -153,7 +155,7 @@ impl Incarnation {
             Phase::Starting { deadline } => deadline,
             Phase::Stopping { kill_at } => kill_at,
             Phase::Killed { give_up_at } => Some(give_up_at),
-            Phase::Up { .. } | Phase::Unkillable => None,
+            Phase::Up | Phase::Unkillable => None,
         }
     }
 
@@ -181,7 +183,7 @@ impl Incarnation {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
     Starting { deadline: Option<Duration> },
-    Up { since: Duration },
+    Up,
     Stopping { kill_at: Option<Duration> },
     Killed { give_up_at: Duration },
     Unkillable,

@@ -45,13 +45,13 @@ impl Group {
             (_, Phase::Starting | Phase::Running) => (),
         }
         match command {
-            Command::Start(id) | Command::Enable(id) => self.start_child(self.find(&id)?),
-            Command::Stop(id) => self.stop(self.find(&id)?, governor),
+            Command::Start(id) | Command::Enable(id) => self.start_child(self.find_kept(&id)?),
+            Command::Stop(id) => self.stop(self.find_kept(&id)?, governor),
             Command::Kill(id) => self.kill(self.find(&id)?, governor),
-            Command::Restart(id) => self.restart(self.find(&id)?, governor),
-            Command::Wake(id) => self.wake(self.find(&id)?),
-            Command::Sleep(id) => self.sleep(self.find(&id)?, governor),
-            Command::Replace(id) => self.replace(self.find(&id)?, governor),
+            Command::Restart(id) => self.restart(self.find_kept(&id)?, governor),
+            Command::Wake(id) => self.wake(self.find_kept(&id)?),
+            Command::Sleep(id) => self.sleep(self.find_kept(&id)?, governor),
+            Command::Replace(id) => self.replace(self.find_kept(&id)?, governor),
             Command::Remove(id) => self.remove(self.find(&id)?, governor),
             Command::Add(spec) => self.add(*spec),
             Command::Update(spec) => self.update(*spec),
@@ -63,14 +63,21 @@ impl Group {
         self.index(id).ok_or_else(|| Refusal::Unknown(id.clone()))
     }
 
+    /// A child that is not being removed.
+    fn find_kept(&self, id: &ChildId) -> Result<usize, Refusal> {
+        let index = self.find(id)?;
+        let child = &self.children[index];
+        if child.then == Then::Remove { Err(in_state(child)) } else { Ok(index) }
+    }
+
     fn start_child(&mut self, index: usize) -> Outcome {
         let child = &mut self.children[index];
-        if child.is_unkillable() {
-            return Err(Refusal::Unkillable(child.spec.id.clone()));
-        }
         let answer = match child.state {
             State::Starting | State::Ready | State::Busy | State::HalfOpen | State::Replacing => {
                 return Ok(Answer::Already(child.state));
+            }
+            _ if child.is_unkillable() => {
+                return Err(Refusal::Unkillable(child.spec.id.clone()));
             }
             State::Stopping if matches!(child.then, Then::Start | Then::Recover) => {
                 return Ok(Answer::Already(child.state));
@@ -89,7 +96,12 @@ impl Group {
                 Answer::Accepted
             }
         };
-        child.failures = 0;
+        if child.state == State::Quarantined {
+            // It is on trial, and goes back if that fails.
+            child.failures = 0;
+        } else {
+            child.forgive();
+        }
         self.pull_dependencies(index);
         Ok(answer)
     }
@@ -158,8 +170,11 @@ impl Group {
     fn restart(&mut self, index: usize, governor: &mut Governor) -> Outcome {
         let child = &mut self.children[index];
         match child.state {
+            state if state.is_running() && child.is_unkillable() => {
+                Err(Refusal::Unkillable(child.spec.id.clone()))
+            }
             State::Starting | State::Ready | State::Busy | State::HalfOpen | State::Replacing => {
-                child.failures = 0;
+                child.forgive();
                 child.why = Cause::Command;
                 self.stop_child(index, Then::Start, Cause::Command, governor);
                 Ok(Answer::Accepted)
@@ -268,7 +283,7 @@ impl Group {
     }
 
     fn update(&mut self, spec: ChildSpec) -> Outcome {
-        let index = self.find(&spec.id)?;
+        let index = self.find_kept(&spec.id)?;
         spec.check(&self.flags)?;
         if self.children[index].spec == spec {
             return Ok(Answer::Already(self.children[index].state));
@@ -292,7 +307,7 @@ impl Group {
         if let Some(dependent) = self.dependents(id).next() {
             return Err(Refusal::NeededBy(id.clone(), dependent.spec.id.clone()));
         }
-        if child.state == State::Stopping && child.then == Then::Remove {
+        if child.then == Then::Remove {
             return Ok(Answer::Already(child.state));
         }
         if child.state.is_running() && child.state != State::Stopping {

@@ -1,9 +1,11 @@
 //! What follows on the end of an incarnation.
 
+use std::time::Duration;
+
 use super::run::give_place_back;
 use super::{
-    Cause, Child, ChildId, Exit, Governor, Group, Incarnation, Life, OnExhausted, Order, Output,
-    Phase, Restart, State, Step, Strategy, Then,
+    Cause, Child, ChildId, Exit, Governor, Group, Incarnation, OnExhausted, Order, Output, Phase,
+    Restart, State, Step, Strategy, Then,
 };
 use crate::engine::supervise::spec::AutoShutdown;
 
@@ -43,7 +45,7 @@ impl Group {
         {
             self.end_as_asked(index, exit);
         } else {
-            self.fail(index, &one.phase, exit);
+            self.fail(index, one.ready_at, exit);
         }
     }
 
@@ -92,7 +94,7 @@ impl Group {
             _ => {
                 child.has_turn = false;
                 self.step(index, Step::End, cause);
-                if is_halted && is_temporary {
+                if is_temporary && !is_ending {
                     self.forget_temporary(index);
                 }
             }
@@ -100,22 +102,18 @@ impl Group {
     }
 
     /// A child ended that should not have, or has done its work.
-    fn fail(&mut self, index: usize, phase: &Life, exit: Exit) {
-        let was_ready_at = match phase {
-            Life::Up { since } => Some(*since),
-            _ => None,
-        };
+    fn fail(&mut self, index: usize, ready_at: Option<Duration>, exit: Exit) {
         let now = self.now;
         let is_ordered = self.is_ordered();
         let child = &mut self.children[index];
         child.last_exit = Some(exit.clone());
         let backoff = &child.spec.backoff;
-        if was_ready_at.is_some_and(|at| now.saturating_sub(at) >= backoff.stable_after) {
+        if ready_at.is_some_and(|at| now.saturating_sub(at) >= backoff.stable_after) {
             child.failures = 0;
             child.trials = 0;
         }
         let restart = child.spec.restart;
-        let is_first = self.phase == Phase::Starting && child.has_turn && was_ready_at.is_none();
+        let is_first = self.phase == Phase::Starting && child.has_turn && ready_at.is_none();
         if is_first && (exit.is_abnormal() || restart == Restart::Permanent) {
             return self.fail_upward(index, exit);
         }
@@ -127,7 +125,7 @@ impl Group {
         child.failures += 1;
         if exit.is_permanent() {
             if is_ordered && !quarantines {
-                return self.exhaust(index, exit);
+                return self.exhaust(index, "", exit);
             }
             return self.step(index, Step::Fail, Cause::Exited(exit));
         }
@@ -136,7 +134,7 @@ impl Group {
         let window = if quarantines { &mut child.window } else { &mut self.window };
         let is_exhausted = window.add(now, self.flags.intensity);
         if !quarantines && (is_exhausted || is_worn_out) {
-            return self.exhaust(index, exit);
+            return self.exhaust(index, "too many restarts: ", exit);
         }
         if is_worn_out {
             return self.step(index, Step::Disable, Cause::Exited(exit));
@@ -203,10 +201,22 @@ impl Group {
         self.shut_down(Exit::StartFailed { permanent, why });
     }
 
-    /// Too many restarts: the group stops, and its parent is told.
-    fn exhaust(&mut self, index: usize, exit: Exit) {
+    /// A child that was not ready in time does not even end. If it was its turn in the first
+    /// start, that start has failed.
+    pub(super) fn miss_start(&mut self, index: usize) {
+        let child = &self.children[index];
+        let is_late = child.has_turn && child.then == Then::Recover;
+        if is_late && self.phase == Phase::Starting {
+            let id = &child.spec.id;
+            let why = format!("child `{id}` was not ready in time, and does not end").into();
+            self.shut_down(Exit::StartFailed { permanent: false, why });
+        }
+    }
+
+    /// Restarting cannot go on: the group stops, and its parent is told.
+    fn exhaust(&mut self, index: usize, why: &str, exit: Exit) {
         let id = &self.children[index].spec.id;
-        let why = format!("too many restarts, the last one because child `{id}` {exit}").into();
+        let why = format!("{why}child `{id}`: {exit}").into();
         self.step(index, Step::End, Cause::Exited(exit));
         self.shut_down(Exit::Exhausted(why));
     }
@@ -215,6 +225,7 @@ impl Group {
     fn finish(&mut self, index: usize, exit: Exit) {
         let child = &mut self.children[index];
         child.has_turn = false;
+        child.forgive();
         let (is_significant, is_temporary) =
             (child.spec.significant, child.spec.restart == Restart::Temporary);
         self.step(index, Step::End, Cause::Exited(exit));

@@ -155,6 +155,9 @@ impl Group {
             for generation in generations {
                 self.climb(index, generation, governor);
             }
+            if self.is_ending() {
+                continue;
+            }
             let child = &mut self.children[index];
             if child.stable_at().is_some_and(|at| at <= self.now) {
                 child.forgive();

@@ -28,6 +28,7 @@ impl Group {
             phase: Life::Starting {
                 deadline: spec.start_timeout.map(|timeout| self.now.saturating_add(timeout)),
             },
+            ready_at: None,
             fate: None,
             has_place: spec.governed,
             is_forgiven: false,
@@ -43,7 +44,8 @@ impl Group {
         if !matches!(one.phase, Life::Starting { .. }) {
             return;
         }
-        one.phase = Life::Up { since: now };
+        one.phase = Life::Up;
+        one.ready_at = Some(now);
         give_place_back(one, governor);
         child.active_at = now;
         if child.current.as_ref().is_some_and(|one| one.generation == generation) {
@@ -183,8 +185,9 @@ impl Group {
                 let child = &mut self.children[index];
                 incarnation(child, generation).phase = Life::Unkillable;
                 self.tell(index, generation, Cause::Unkillable);
+                self.miss_start(index);
             }
-            Life::Up { .. } | Life::Unkillable => (),
+            Life::Up | Life::Unkillable => (),
         }
     }
 }

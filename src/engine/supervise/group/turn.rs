@@ -1,5 +1,6 @@
 //! Whose turn it is: stops in reverse, starts in order, as far as both can go now.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
@@ -22,14 +23,17 @@ impl Group {
 
     /// Stops everybody: in order the last one first, otherwise whoever nobody needs any more.
     fn turn_stop(&mut self, governor: &mut Governor) {
+        let is_ordered = self.is_ordered();
+        let needed: BTreeSet<ChildId> = (self.children.iter())
+            .filter(|child| !child.is_gone())
+            .flat_map(|child| child.spec.after.iter().cloned())
+            .collect();
         for index in (0..self.children.len()).rev() {
+            if is_ordered && self.children.get(index + 1).is_some_and(|later| !later.is_gone()) {
+                break;
+            }
             let child = &self.children[index];
-            let is_in_the_way = if self.is_ordered() {
-                self.children[index + 1..].iter().any(|child| !child.is_gone())
-            } else {
-                self.dependents(&child.spec.id).any(|child| !child.is_gone())
-            };
-            if is_in_the_way {
+            if needed.contains(&child.spec.id) {
                 continue;
             }
             if child.state.is_running() {
@@ -143,12 +147,15 @@ impl Group {
             deadline = deadline.into_iter().chain(at).min();
         };
         for child in &self.children {
-            consider(child.deadline());
+            consider(child.ladder_at());
         }
         if matches!(self.phase, Phase::Starting | Phase::Running) {
-            for child in self.children.iter().filter(|child| child.is_startable()) {
+            for child in &self.children {
+                consider(child.stable_at());
+                consider(child.idle_at());
                 // What is due already waits for something else than the time.
-                consider(Some(child.due).filter(|due| *due > self.now));
+                let due = child.is_startable() && child.due > self.now;
+                consider(due.then_some(child.due));
             }
         }
         deadline
