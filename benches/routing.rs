@@ -178,7 +178,7 @@ impl Peer {
     fn take(&mut self) {
         self.pieces.clear();
         self.port.take(limit::WRITE_BATCH_SIZE, NOW, &mut self.pieces, &mut self.fx);
-        self.fx.finish(NOW);
+        self.fx.finish();
         self.fx.wake();
     }
 

@@ -79,6 +79,11 @@ pub const EVENT_QUEUE_BYTES: u64 = 1 << 20;
 /// Bytes of events queued for one subscriber, at most.
 pub const EVENT_QUEUE_BYTES_MAX: u64 = 64 << 20;
 
+/// Topics of which the queue of one subscriber holds nothing but receipts or the end. Beyond,
+/// events of further topics are shed under one receipt: topics that come and go are no way to fill
+/// the memory of somebody who does not read.
+pub const TOPICS_UNREAD_MAX: usize = 4_096;
+
 /// Connections at once; each costs a descriptor and, when idle, some KiB.
 pub const SESSIONS_MAX: usize = 12_288;
 

@@ -44,13 +44,17 @@ def received() -> list:
 def on_inbox(message):
     lines.append(message.value)
 
+def say(line):
+    """Writes a line at once: handlers run side by side."""
+    print(line + "\n", end="")
+
 @plugin.on("note.>")
 def on_note(event):
-    print("noted", event.topic, event.value)
+    say(f"noted {event.topic} {event.value}")
 
 @plugin.signal("reload")
 def on_reload(signal):
-    print("reloads", signal.data)
+    say(f"reloads {signal.data}")
 
 plugin.run()
 "#;

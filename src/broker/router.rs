@@ -38,7 +38,7 @@ impl Router {
     fn finish(&mut self, mut fx: Effects) {
         let now = clock::now();
         loop {
-            fx.finish(now);
+            fx.finish();
             let changes = fx.take_changes();
             if changes.is_empty() {
                 break;

@@ -172,7 +172,7 @@ impl Call {
             .message_id(id)
             .timestamp(now.unix)
             .build(&CallReference(caller).to_bytes(), b"");
-        self.callee.push_control(cancel, fx);
+        self.callee.push_notice(cancel, fx);
     }
 
     /// What the caller is told when the callee's session ends.

@@ -19,7 +19,8 @@ use parking_lot::Mutex;
 
 use super::effects::{Effects, Now};
 use super::ledger::{Charge, Resource};
-use super::port::{Port, Route, announce_frame, close_frame};
+use super::outbox::Source;
+use super::port::{Port, Route, ack_frame, announce_frame, close_frame};
 use super::router::{Change, DeadLetter};
 use super::run::Run;
 use super::tally::End;
@@ -58,8 +59,18 @@ struct ChannelState {
     retained: VecDeque<Retained>,
     retained_payload: u64,
     receiver: Option<Arc<Port>>,
+    /// The receiver has been told of the route, with the first message written to it.
+    announced: bool,
+    /// What the present receiver has to hear before its first message: dead letters that it will
+    /// never see.
+    missed: Option<(u64, u64)>,
+    /// Ranges that were handed to a receiver before, with the number of times; each is announced
+    /// right before what it is about.
+    repeated: VecDeque<(u64, u64, u32)>,
     absent_since: Duration,
     reported: (u64, u64),
+    /// An acknowledgement waits in the sender's queue.
+    report_queued: bool,
     sender_gone: bool,
 }
 
@@ -99,8 +110,12 @@ impl Channel {
                 retained: VecDeque::new(),
                 retained_payload: 0,
                 receiver: None,
+                announced: false,
+                missed: None,
+                repeated: VecDeque::new(),
                 absent_since: now.mono,
                 reported: (0, 0),
+                report_queued: false,
                 sender_gone: false,
             }),
         }
@@ -197,42 +212,74 @@ impl Channel {
         Ok(())
     }
 
-    /// Notes that messages up to `last` are being written to the receiver. Says `false` when they
-    /// must not be: they were queued for a receiver that has lost the channel since.
+    /// Notes that messages `first` to `last` are being written to the receiver, and writes what
+    /// comes before them. Says `false` when they must not be written: they were queued for a
+    /// receiver that has lost the channel since.
     #[must_use]
-    pub(crate) fn hand_over(&self, generation: u64, last: u64) -> bool {
+    pub(crate) fn hand_over(
+        self: &Arc<Self>,
+        generation: u64,
+        (first, last): (u64, u64),
+        now: Now,
+        mut write: impl FnMut(Bytes),
+    ) -> bool {
         let mut state = self.state.lock();
-        let is_wanted = state.receiver.is_some() && state.generation == generation;
-        if is_wanted {
-            state.handed = state.handed.max(last);
-            let receiver = state.receiver.as_ref().expect("it is there").session;
-            let known = if state.sent.0 == receiver { state.sent.1 } else { 0 };
-            state.sent = (receiver, known.max(last));
-        }
-        is_wanted
-    }
-
-    /// Tells the sender how far it is, if that has changed.
-    pub(crate) fn report(&self, now: Now, fx: &mut Effects) {
-        let (accepted, completed) = {
-            let mut state = self.state.lock();
-            let progress = (state.accepted, state.completed);
-            if state.reported == progress || state.sender_gone {
-                return;
-            }
-            state.reported = progress;
-            progress
+        let Some(receiver) = state.receiver.clone().filter(|_| state.generation == generation)
+        else {
+            return false;
         };
-        let ack = FrameBuilder::new(Kind::ACK)
-            .route(self.number)
-            .message_id(completed)
-            .timestamp(now.unix)
-            .build(b"", &accepted.to_le_bytes());
-        self.sender.push_control(ack, fx);
+        state.handed = state.handed.max(last);
+        let known = if state.sent.0 == receiver.session { state.sent.1 } else { 0 };
+        state.sent = (receiver.session, known.max(last));
+        if !state.announced {
+            state.announced = true;
+            receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
+            write(announce_frame(&self.announcement(), now));
+            if let Some((first, last)) = state.missed.take() {
+                write(self.gap_frame(first, last, ABSENT, now));
+            }
+        }
+        while let Some((start, end, attempts)) =
+            state.repeated.pop_front_if(|&mut (start, ..)| start <= last)
+        {
+            debug_assert_eq!(start, first, "a range begins where something queued begins");
+            write(
+                FrameBuilder::new(Kind::REDELIVERY)
+                    .route(self.number)
+                    .message_id(start)
+                    .timestamp(now.unix)
+                    .build(b"", &Redelivery { last: end, attempt: attempts + 1 }.to_bytes()),
+            );
+        }
+        true
     }
 
-    /// The receiver is there: announces the channel, and sends what waits.
-    pub(crate) fn attach(self: &Arc<Self>, receiver: &Arc<Port>, now: Now, fx: &mut Effects) {
+    /// Has the sender told how far it is, if that has changed.
+    pub(crate) fn report(self: &Arc<Self>, fx: &mut Effects) {
+        let mut state = self.state.lock();
+        let progress = (state.accepted, state.completed);
+        if state.reported == progress || state.sender_gone || state.report_queued {
+            return;
+        }
+        state.report_queued = true;
+        drop(state);
+        self.sender.push_progress(Source::Channel(Arc::clone(self)), fx);
+    }
+
+    /// The acknowledgement for the sender, in the moment of writing.
+    pub(crate) fn progress(&self, now: Now) -> Option<Bytes> {
+        let mut state = self.state.lock();
+        state.report_queued = false;
+        if state.sender_gone {
+            return None;
+        }
+        state.reported = (state.accepted, state.completed);
+        Some(ack_frame(self.number, state.completed, state.accepted, now))
+    }
+
+    /// The receiver is there: what waits is sent. It hears of the channel with the first message,
+    /// so that channels without any cost it nothing.
+    pub(crate) fn attach(self: &Arc<Self>, receiver: &Arc<Port>, fx: &mut Effects) {
         let mut state = self.state.lock();
         if state.receiver.as_ref().is_some_and(|port| port.session == receiver.session) {
             return;
@@ -240,33 +287,15 @@ impl Channel {
         state.handed = state.settled;
         state.generation += 1;
         state.receiver = Some(Arc::clone(receiver));
-        receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
-        let announce = Announce {
-            route: self.number.0,
-            kind: RouteKind::Channel,
-            name: self.name.as_str().to_owned(),
-            from: self.sender.plugin.as_str().to_owned(),
-            session: self.sender.session.0,
-            incarnation: self.sender.incarnation,
-        };
-        receiver.push_control(announce_frame(&announce, now), fx);
-        if state.completed < state.settled {
-            let (first, last) = (state.completed + 1, state.settled);
-            receiver.push_control(self.gap_frame(first, last, ABSENT, now), fx);
+        state.announced = false;
+        if state.sent.0 == receiver.session {
+            // It has had the channel before, and may acknowledge what it got then.
+            receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
         }
-        // Each announcement stands right before what it is about.
-        let mut repeated = state.repeated().into_iter().peekable();
+        let missed = (state.completed + 1, state.settled);
+        state.missed = (missed.0 <= missed.1).then_some(missed);
+        state.repeated = state.find_repeated();
         for retained in &state.retained {
-            if let Some((first, last, attempts)) =
-                repeated.next_if(|&(first, ..)| first == retained.run.first)
-            {
-                let frame = FrameBuilder::new(Kind::REDELIVERY)
-                    .route(self.number)
-                    .message_id(first)
-                    .timestamp(now.unix)
-                    .build(b"", &Redelivery { last, attempt: attempts + 1 }.to_bytes());
-                receiver.push_control(frame, fx);
-            }
             self.queue(receiver, &retained.run, state.generation, fx);
         }
     }
@@ -275,7 +304,7 @@ impl Channel {
     pub(crate) fn detach(&self, reason: &str, now: Now, fx: &mut Effects) {
         let mut state = self.state.lock();
         if let Some(receiver) = state.receiver.take() {
-            self.retire(&receiver, state.sender_gone, reason, now, fx);
+            self.retire(&mut state, &receiver, reason, now, fx);
             let handed = state.handed;
             for retained in &mut state.retained {
                 if retained.run.first <= handed {
@@ -336,12 +365,9 @@ impl Channel {
 
     /// Ends the route towards the receiver.
     pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
-        let (receiver, sender_gone) = {
-            let mut state = self.state.lock();
-            (state.receiver.take(), state.sender_gone)
-        };
-        if let Some(receiver) = receiver {
-            self.retire(&receiver, sender_gone, reason, now, fx);
+        let mut state = self.state.lock();
+        if let Some(receiver) = state.receiver.take() {
+            self.retire(&mut state, &receiver, reason, now, fx);
         }
     }
 
@@ -387,15 +413,31 @@ impl Channel {
     /// nothing: a close would be about both.
     fn retire(
         &self,
+        state: &mut ChannelState,
         receiver: &Arc<Port>,
-        sender_gone: bool,
         reason: &str,
         now: Now,
         fx: &mut Effects,
     ) {
-        if sender_gone || receiver.session != self.sender.session {
-            receiver.forget_route(self.number);
-            receiver.push_control(close_frame(self.number, reason, now), fx);
+        state.repeated = VecDeque::new();
+        let was_announced = std::mem::take(&mut state.announced);
+        if !state.sender_gone && receiver.session == self.sender.session {
+            return;
+        }
+        receiver.forget_route(self.number);
+        if was_announced {
+            receiver.push_notice(close_frame(self.number, reason, now), fx);
+        }
+    }
+
+    fn announcement(&self) -> Announce {
+        Announce {
+            route: self.number.0,
+            kind: RouteKind::Channel,
+            name: self.name.as_str().to_owned(),
+            from: self.sender.plugin.as_str().to_owned(),
+            session: self.sender.session.0,
+            incarnation: self.sender.incarnation,
         }
     }
 
@@ -471,15 +513,15 @@ impl ChannelState {
     }
 
     /// Ranges that were handed to a receiver before, with the number of times.
-    fn repeated(&self) -> Vec<(u64, u64, u32)> {
-        let mut ranges: Vec<(u64, u64, u32)> = Vec::new();
+    fn find_repeated(&self) -> VecDeque<(u64, u64, u32)> {
+        let mut ranges: VecDeque<(u64, u64, u32)> = VecDeque::new();
         for Retained { run, attempts, .. } in &self.retained {
-            match ranges.last_mut() {
+            match ranges.back_mut() {
                 _ if *attempts == 0 => (),
                 Some((_, last, of)) if *of == *attempts && *last + 1 == run.first => {
                     *last = run.last();
                 }
-                _ => ranges.push((run.first, run.last(), *attempts)),
+                _ => ranges.push_back((run.first, run.last(), *attempts)),
             }
         }
         ranges

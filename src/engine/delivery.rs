@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::effects::{Effects, Now};
-use super::outbox::Taken;
-use super::plain::for_features;
-use super::port::Port;
+use super::method::Piece;
+use super::outbox::{Source, Taken};
+use super::plain::{for_features, plain_for};
+use super::port::{Port, announce_frame, close_frame};
 use super::tally::End;
 use crate::wire::body::{self, Gap};
 use crate::wire::{ContentType, FrameBuilder, Kind};
@@ -36,19 +37,30 @@ impl Port {
             match piece {
                 Taken::Plain(bytes) => write(bytes),
                 Taken::Requests { bytes, route } => {
-                    route.hand_over(self, bytes, now, fx, &mut write);
+                    let features = self.features;
+                    route.hand_over(self, bytes, now, fx, |bytes| match bytes {
+                        Piece::Announce(bytes) => write(bytes),
+                        Piece::Requests(bytes) => write(plain_for(bytes, features)),
+                    });
                 }
-                Taken::Messages { bytes, channel, generation, last, flags } => {
-                    if channel.hand_over(generation, last) {
+                Taken::Messages { bytes, channel, generation, first, last, flags } => {
+                    if channel.hand_over(generation, (first, last), now, &mut write) {
                         write(for_features(bytes, flags, self.features));
                     }
                 }
+                Taken::Progress(Source::Channel(channel)) => {
+                    channel.progress(now).into_iter().for_each(&mut write);
+                }
+                Taken::Progress(Source::Topic(topic)) => write(topic.progress(now)),
+                Taken::Announce(topic) => write(announce_frame(&topic.announcement(), now)),
+                Taken::Close { topic, reason } => write(close_frame(topic.number, reason, now)),
+                Taken::Forgotten(count) => write(forgotten_frame(count, now)),
                 Taken::Events(run) => {
                     self.tallies.events.end(End::Completed, run.count);
                     if run.blocks {
-                        run.topic.hand_over(self.session, run.first + run.count - 1, now, fx);
+                        run.topic.hand_over(self.session, run.first + run.count - 1, fx);
                     }
-                    write(run.bytes);
+                    write(for_features(run.bytes, run.flags, self.features));
                 }
                 Taken::Gap { topic, first, last, cause } => {
                     let gap = Gap {
@@ -68,4 +80,14 @@ impl Port {
         }
         size
     }
+}
+
+/// The receipt for events of topics that the peer was never told of.
+fn forgotten_frame(count: u64, now: Now) -> Bytes {
+    let gap = Gap { last: count, cause: "too-many-topics".to_owned(), topic: None };
+    FrameBuilder::new(Kind::GAP)
+        .message_id(1)
+        .timestamp(now.unix)
+        .content(ContentType::MessagePack)
+        .build(b"", &body::encode(&gap))
 }

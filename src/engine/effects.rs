@@ -58,10 +58,10 @@ impl Effects {
     }
 
     /// Ends a batch: one acknowledgement for each channel that moved.
-    pub fn finish(&mut self, now: Now) {
+    pub fn finish(&mut self) {
         while let Some(channel) = self.dirty.pop() {
             channel.dirty.store(false, Ordering::Relaxed);
-            channel.report(now, self);
+            channel.report(self);
         }
     }
 

@@ -38,13 +38,15 @@ pub enum Resource {
     ResponseBytes,
     /// Bytes of the broker's own frames in the queue.
     ControlBytes,
+    /// Bytes of frames in the queue that end what the peer has been told of.
+    NoticeBytes,
     /// Bytes of unfinished chunked messages, as sender.
     ChunkBytes,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Sessions,
         Self::Routes,
         Self::Subscriptions,
@@ -54,6 +56,7 @@ impl Resource {
         Self::EventBytes,
         Self::ResponseBytes,
         Self::ControlBytes,
+        Self::NoticeBytes,
         Self::ChunkBytes,
     ];
 
@@ -70,6 +73,7 @@ impl Resource {
             Self::EventBytes => "bytes of queued events",
             Self::ResponseBytes => "bytes of queued responses",
             Self::ControlBytes => "bytes of queued control frames",
+            Self::NoticeBytes => "bytes of queued notices",
             Self::ChunkBytes => "bytes of unfinished chunked messages",
         }
     }

@@ -35,6 +35,15 @@ pub struct MethodRoute {
     state: Mutex<MethodState>,
 }
 
+/// What a route writes to a callee.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// The route's name.
+    Announce(Bytes),
+    /// Requests, as they came.
+    Requests(Bytes),
+}
+
 /// Invariant: every candidate's session is live, as far as the router has heard.
 #[derive(Debug)]
 struct MethodState {
@@ -87,7 +96,7 @@ impl MethodRoute {
 
     /// Takes the requests of a run, each for itself.
     pub(crate) fn handle_requests(self: &Arc<Self>, run: &Run, now: Now, fx: &mut Effects) {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         let mut rest = run.bytes.clone();
         while !rest.is_empty() {
             let Some(callee) = state.pick() else {
@@ -112,14 +121,14 @@ impl MethodRoute {
                     }
                     Err(fault) => {
                         self.refuse(&message, &fault, now, fx);
-                        state.deliver(self, &callee, rest.split_to(size), count, now, fx);
+                        state.deliver(self, &callee, rest.split_to(size), count, fx);
                         let _refused = rest.split_to(message.len());
                         size = 0;
                         count = 0;
                     }
                 }
             }
-            state.deliver(self, &callee, rest.split_to(size), count, now, fx);
+            state.deliver(self, &callee, rest.split_to(size), count, fx);
         }
     }
 
@@ -164,15 +173,17 @@ impl MethodRoute {
     }
 
     /// Cuts out of a queued run what must not be delivered any more. Called in the moment of
-    /// writing.
+    /// writing; the callee hears of the route with its first request.
     pub(crate) fn hand_over(
-        &self,
-        callee: &Port,
+        self: &Arc<Self>,
+        callee: &Arc<Port>,
         bytes: Bytes,
         now: Now,
         fx: &mut Effects,
-        mut write: impl FnMut(Bytes),
+        mut write: impl FnMut(Piece),
     ) {
+        // Held throughout: what ends the route must find it announced, or nothing written.
+        let mut state = self.state.lock();
         let mut rest = bytes;
         let mut live = 0;
         while live < rest.len() {
@@ -188,6 +199,10 @@ impl MethodRoute {
                 verdict
             };
             if verdict == HandOver::Deliver {
+                if state.announce(callee) {
+                    callee.routes.lock().insert(self.number, Route::Method(Arc::clone(self)));
+                    write(Piece::Announce(announce_frame(&self.announcement(), now)));
+                }
                 live += size;
                 continue;
             }
@@ -195,13 +210,13 @@ impl MethodRoute {
                 self.expire(header.message_id, now, fx);
             }
             if live > 0 {
-                write(rest.split_to(live));
+                write(Piece::Requests(rest.split_to(live)));
             }
             let _not_delivered = rest.split_to(size);
             live = 0;
         }
         if !rest.is_empty() {
-            write(rest);
+            write(Piece::Requests(rest));
         }
     }
 
@@ -216,6 +231,17 @@ impl MethodRoute {
     /// `target.method`.
     pub(crate) fn address(&self) -> String {
         format!("{}.{}", self.target, self.method)
+    }
+
+    fn announcement(&self) -> Announce {
+        Announce {
+            route: self.number.0,
+            kind: RouteKind::Method,
+            name: self.method.as_str().to_owned(),
+            from: self.owner.plugin.as_str().to_owned(),
+            session: self.owner.session.0,
+            incarnation: self.owner.incarnation,
+        }
     }
 
     fn expire(&self, id: u64, now: Now, fx: &mut Effects) {
@@ -384,7 +410,7 @@ impl MethodRoute {
 
     fn retire(&self, callee: &Arc<Port>, reason: &str, now: Now, fx: &mut Effects) {
         callee.forget_route(self.number);
-        callee.push_control(close_frame(self.number, reason, now), fx);
+        callee.push_notice(close_frame(self.number, reason, now), fx);
     }
 
     /// What a caller is advised to wait when the callee's queue is full.
@@ -401,38 +427,31 @@ impl MethodState {
             .map(|candidate| Arc::clone(&candidate.port))
     }
 
+    /// Notes that a callee is told of the route. Says whether it was not before.
+    fn announce(&mut self, callee: &Arc<Port>) -> bool {
+        let known = self.candidates.iter_mut().find(|known| known.port.session == callee.session);
+        match known {
+            Some(known) => !std::mem::replace(&mut known.announced, true),
+            None => {
+                // It has taken the method back, and has this request still.
+                let port = Arc::clone(callee);
+                self.candidates.push(Candidate { port, announced: true, serves: false });
+                true
+            }
+        }
+    }
+
     fn deliver(
-        &mut self,
+        &self,
         route: &Arc<MethodRoute>,
         callee: &Arc<Port>,
         bytes: Bytes,
         count: u32,
-        now: Now,
         fx: &mut Effects,
     ) {
         if count == 0 {
             return;
         }
-        let candidate = self
-            .candidates
-            .iter_mut()
-            .find(|candidate| candidate.port.session == callee.session)
-            .expect("the callee was picked from the candidates under this lock");
-        if !candidate.announced {
-            candidate.announced = true;
-            callee.routes.lock().insert(route.number, Route::Method(Arc::clone(route)));
-            let announce = Announce {
-                route: route.number.0,
-                kind: RouteKind::Method,
-                name: route.method.as_str().to_owned(),
-                from: route.owner.plugin.as_str().to_owned(),
-                session: route.owner.session.0,
-                incarnation: route.owner.incarnation,
-            };
-            callee.push_control(announce_frame(&announce, now), fx);
-        }
-        let flags = run::all_flags(&bytes);
-        let bytes = for_features(bytes, flags, callee.features);
         callee.outbox.lock().push_requests(bytes, route, count);
         fx.touch(callee);
     }

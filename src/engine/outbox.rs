@@ -8,12 +8,17 @@
 //! The unit is the run: consecutive frames of one route, one slice, one entry. Only shedding looks
 //! inside a run.
 //!
+//! What others make the broker say to a peer never counts against the peer: a route is announced
+//! when its first frame is written, an acknowledgement waits once for each route and is made when
+//! it is written, and what ends a route or a call follows only what was written before. Only the
+//! answers to its own frames have a cap that ends its session.
+//!
 //! The file is longer than most: both lanes share the counters, and shedding has to see all of
 //! them.
 //!
 //! Invariant: the counters are the sums over the entries.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,8 +31,8 @@ use super::topic::TopicRoute;
 use crate::error::Fault;
 use crate::id::RouteId;
 use crate::limit::{self, Limits};
-use crate::wire::Flags;
 use crate::wire::body::Overflow;
+use crate::wire::{Flags, HEADER_SIZE};
 
 /// Queue of one session.
 #[derive(Debug, Default)]
@@ -37,11 +42,23 @@ pub struct Outbox {
     /// Absolute number of the first entry of `events`, so that `keyed` can point into it.
     events_popped: u64,
     keyed: HashMap<(RouteId, u64), u64>,
+    /// Absolute numbers of the event runs that may be shed, oldest first; what has left the lane
+    /// otherwise is passed over.
+    sheddable: VecDeque<u64>,
+    /// Entries of the event lane that are only left for their place.
+    shed_entries: usize,
     gaps: BTreeMap<RouteId, Gaps>,
+    /// Topics that the peer has been told of, and not the end of.
+    told: BTreeSet<RouteId>,
+    /// Ends of topics in the event lane.
+    end_count: usize,
+    /// Events shed of topics that there was no room to remember.
+    forgotten: u64,
     request_count: u32,
     request_bytes: u64,
     response_bytes: u64,
     control_bytes: u64,
+    notice_bytes: u64,
     event_messages: u64,
     event_bytes: u64,
     state: State,
@@ -67,26 +84,37 @@ struct Entry {
 /// What has to happen when the bytes are handed to the socket.
 #[derive(Debug)]
 pub(crate) enum EntryKind {
-    /// A frame of the broker.
+    /// An answer to the peer's own doing.
     Control { _charge: Charge },
+    /// The end of a route or a call that was written to the peer before.
+    Notice { _charge: Charge },
+    /// How far something is that the peer sends. What is written is the state at that moment.
+    Progress(Source),
     /// Requests of one caller on one route.
     Requests { route: Arc<MethodRoute>, count: u32 },
     /// Responses, errors and started notices for this session as caller.
     Responses { _charge: Option<Charge> },
     /// Messages of one channel up to `last`, as they came: what they unpack to is for no queue to
     /// hold.
-    Messages { channel: Arc<Channel>, generation: u64, last: u64, flags: Flags },
+    Messages { channel: Arc<Channel>, generation: u64, first: u64, last: u64, flags: Flags },
+}
+
+/// What can be acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Channel(Arc<Channel>),
+    Topic(Arc<TopicRoute>),
 }
 
 #[derive(Debug)]
 enum EventEntry {
     Events(EventRun),
-    /// An announce or a close, which must keep its place among the events.
-    Control {
-        bytes: Bytes,
-        /// For a close: the route that ends, and the last id that was meant for this session.
-        ends: Option<(RouteId, u64)>,
-        _charge: Charge,
+    /// The topic ends for this session after the event `last`. Without a reason it is not told:
+    /// then it goes on as publisher.
+    End {
+        topic: Arc<TopicRoute>,
+        last: u64,
+        reason: Option<&'static str>,
     },
     /// A conflated event; its gap is noted elsewhere.
     Shed,
@@ -98,6 +126,7 @@ pub(crate) struct EventRun {
     pub(crate) topic: Arc<TopicRoute>,
     pub(crate) first: u64,
     pub(crate) count: u64,
+    pub(crate) flags: Flags,
     /// The publisher waits until this is handed over.
     pub(crate) blocks: bool,
     key: u64,
@@ -132,14 +161,48 @@ impl EventPolicy {
     }
 }
 
+/// What became of events that were queued.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Pushed {
+    /// Events shed for them, or of them.
+    pub(crate) shed: u64,
+    /// Whether the queue knows the topic now, so that its end has to be queued too.
+    pub(crate) is_remembered: bool,
+}
+
 /// One piece of what [`Outbox::take`] gives.
 #[derive(Debug)]
 pub(crate) enum Taken {
     Plain(Bytes),
-    Requests { bytes: Bytes, route: Arc<MethodRoute> },
-    Messages { bytes: Bytes, channel: Arc<Channel>, generation: u64, last: u64, flags: Flags },
+    Requests {
+        bytes: Bytes,
+        route: Arc<MethodRoute>,
+    },
+    Messages {
+        bytes: Bytes,
+        channel: Arc<Channel>,
+        generation: u64,
+        first: u64,
+        last: u64,
+        flags: Flags,
+    },
+    Progress(Source),
+    /// Names the topic before anything else of it.
+    Announce(Arc<TopicRoute>),
     Events(EventRun),
-    Gap { topic: Arc<TopicRoute>, first: u64, last: u64, cause: &'static str },
+    /// No further frame bears the topic's route.
+    Close {
+        topic: Arc<TopicRoute>,
+        reason: &'static str,
+    },
+    /// So many events were shed of topics that are not named.
+    Forgotten(u64),
+    Gap {
+        topic: Arc<TopicRoute>,
+        first: u64,
+        last: u64,
+        cause: &'static str,
+    },
 }
 
 impl Outbox {
@@ -159,26 +222,36 @@ impl Outbox {
         true
     }
 
-    /// Queues a frame of the broker among the events: an announce, or the close of a route that
-    /// `ends` after an id. A close may be empty: then only what was shed before is told.
-    #[must_use]
-    pub(crate) fn push_event_control(
+    /// Queues a frame that ends what was written to the peer before. There are no more of these
+    /// than of what they end, so that they need no cap.
+    pub(crate) fn push_notice(&mut self, bytes: Bytes, account: &Arc<Account>) {
+        if self.is_open() {
+            let size = bytes.len() as u64;
+            self.notice_bytes += size;
+            let charge = account.charge(Resource::NoticeBytes, size);
+            self.main.push_back(Entry { bytes, kind: EntryKind::Notice { _charge: charge } });
+        }
+    }
+
+    /// Queues an acknowledgement, which is made when it is written. Its source sees to it that only
+    /// one waits.
+    pub(crate) fn push_progress(&mut self, source: Source) {
+        if self.is_open() {
+            self.main.push_back(Entry { bytes: Bytes::new(), kind: EntryKind::Progress(source) });
+        }
+    }
+
+    /// Queues the end of a topic for this session, behind the events that are meant for it.
+    pub(crate) fn push_end(
         &mut self,
-        bytes: Bytes,
-        ends: Option<(RouteId, u64)>,
-        account: &Arc<Account>,
-    ) -> bool {
-        if !self.is_open() {
-            return true;
+        topic: &Arc<TopicRoute>,
+        last: u64,
+        reason: Option<&'static str>,
+    ) {
+        if self.is_open() {
+            self.end_count += 1;
+            self.events.push_back(EventEntry::End { topic: Arc::clone(topic), last, reason });
         }
-        let size = bytes.len() as u64;
-        if self.control_bytes + size > limit::CONTROL_QUEUE_BYTES_MAX {
-            return false;
-        }
-        self.control_bytes += size;
-        let charge = account.charge(Resource::ControlBytes, size);
-        self.events.push_back(EventEntry::Control { bytes, ends, _charge: charge });
-        true
     }
 
     /// How many of `count` requests of `bytes` in all fit.
@@ -188,14 +261,6 @@ impl Outbox {
                 "requests queued for a callee",
                 u64::from(self.request_count),
                 u64::from(limit::CALLEE_QUEUE_REQUESTS_MAX),
-            ));
-        }
-        if self.control_bytes >= limit::CONTROL_QUEUE_BYTES_MAX / 2 {
-            // The request may need an announcement, and nobody ends a callee's session by that.
-            return Err((
-                "bytes of control frames queued for a callee",
-                self.control_bytes,
-                limit::CONTROL_QUEUE_BYTES_MAX / 2,
             ));
         }
         if self.request_bytes + bytes > limit::CALLEE_QUEUE_BYTES_MAX && self.request_bytes > 0 {
@@ -258,25 +323,49 @@ impl Outbox {
     ) {
         if self.is_open() {
             let channel = Arc::clone(channel);
-            let (last, flags) = (run.last(), run.flags);
+            let (first, last, flags) = (run.first, run.last(), run.flags);
             self.main.push_back(Entry {
                 bytes: run.bytes.clone(),
-                kind: EntryKind::Messages { channel, generation, last, flags },
+                kind: EntryKind::Messages { channel, generation, first, last, flags },
             });
         }
     }
 
-    /// Queues events and sheds what the policy says. Gives the number of events shed; `None` when
-    /// the session takes nothing any more.
+    /// Whether a blocking subscriber's queue has room for events of so many bytes on a topic. If
+    /// not: what has run out, how much is used, and how much there is.
+    pub(crate) fn has_room_for_events(
+        &self,
+        topic: RouteId,
+        bytes: u64,
+        limits: &Limits,
+    ) -> Result<(), (&'static str, u64, u64)> {
+        if self.event_bytes + bytes > limits.event_queue_bytes_max && self.event_bytes > 0 {
+            let name = "bytes of events queued for a subscriber";
+            return Err((name, self.event_bytes, limits.event_queue_bytes_max));
+        }
+        if self.is_crowded() && !self.told.contains(&topic) {
+            let used = (self.gaps.len() + self.end_count) as u64;
+            let name = "topics whose end a subscriber has not read";
+            return Err((name, used, limit::TOPICS_UNREAD_MAX as u64));
+        }
+        Ok(())
+    }
+
+    /// Queues events and sheds what the policy says. `None` when the session takes nothing any
+    /// more.
     pub(crate) fn push_events(
         &mut self,
         run: &run::Run,
         topic: &Arc<TopicRoute>,
         policy: &EventPolicy,
         account: &Arc<Account>,
-    ) -> Option<u64> {
+    ) -> Option<Pushed> {
         if !self.is_open() {
             return None;
+        }
+        if self.is_crowded() && policy.overflow != Overflow::Block && !self.knows(topic.number) {
+            self.forgotten += run.count;
+            return Some(Pushed { shed: run.count, is_remembered: false });
         }
         let mut shed = 0;
         match policy.overflow {
@@ -310,7 +399,7 @@ impl Outbox {
                 }
             }
         }
-        Some(shed)
+        Some(Pushed { shed, is_remembered: true })
     }
 
     /// Takes about `budget` bytes, at least one entry if there is one. What is taken is as good as
@@ -320,7 +409,8 @@ impl Outbox {
         let mut size = 0;
         while size < main_budget.max(1) {
             let Some(entry) = self.main.pop_front() else { break };
-            size += entry.bytes.len();
+            // An entry without bytes becomes a small frame.
+            size += entry.bytes.len().max(HEADER_SIZE);
             self.take_entry(entry, taken);
         }
         // A large entry of the main lane does not cost the events their half.
@@ -331,30 +421,37 @@ impl Outbox {
             match entry {
                 EventEntry::Events(run) => {
                     size += run.bytes.len();
+                    self.tell(&run.topic, taken);
                     self.take_gaps_before(run.topic.number, run.first, taken);
                     self.forget_events(&run);
                     taken.push(Taken::Events(run));
                 }
-                EventEntry::Control { bytes, ends, _charge } => {
-                    if let Some((route, last)) = ends {
-                        self.take_gaps_through(route, last, taken);
-                    }
-                    size += bytes.len();
-                    self.control_bytes -= bytes.len() as u64;
-                    if !bytes.is_empty() {
-                        taken.push(Taken::Plain(bytes));
+                EventEntry::End { topic, last, reason } => {
+                    size += HEADER_SIZE;
+                    self.end_count -= 1;
+                    self.take_gaps_through(topic.number, last, taken);
+                    let was_told = self.told.remove(&topic.number);
+                    if let (true, Some(reason)) = (was_told, reason) {
+                        taken.push(Taken::Close { topic, reason });
                     }
                 }
-                EventEntry::Shed => (),
+                EventEntry::Shed => self.shed_entries -= 1,
             }
+        }
+        while self.sheddable.front().is_some_and(|&index| index < self.events_popped) {
+            self.sheddable.pop_front();
         }
         if self.events.is_empty() && !self.gaps.is_empty() {
             for (_, gaps) in std::mem::take(&mut self.gaps) {
+                self.tell(&gaps.topic, taken);
                 for (first, last) in gaps.ranges {
                     let topic = Arc::clone(&gaps.topic);
                     taken.push(Taken::Gap { topic, first, last, cause: gaps.cause });
                 }
             }
+        }
+        if self.events.is_empty() && self.forgotten > 0 {
+            taken.push(Taken::Forgotten(std::mem::take(&mut self.forgotten)));
         }
     }
 
@@ -381,7 +478,13 @@ impl Outbox {
         self.request_bytes = 0;
         self.response_bytes = 0;
         self.control_bytes = 0;
+        self.notice_bytes = 0;
         self.events.clear();
+        self.sheddable.clear();
+        self.shed_entries = 0;
+        self.told.clear();
+        self.end_count = 0;
+        self.forgotten = 0;
         self.event_bytes = 0;
         std::mem::take(&mut self.event_messages)
     }
@@ -389,7 +492,10 @@ impl Outbox {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.main.is_empty() && self.events.is_empty() && self.gaps.is_empty()
+        self.main.is_empty()
+            && self.events.is_empty()
+            && self.gaps.is_empty()
+            && self.forgotten == 0
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -405,9 +511,37 @@ impl Outbox {
         self.event_messages
     }
 
-    /// Bytes that wait, in all lanes but for channel messages, which their channels count.
-    pub(crate) fn counted_bytes(&self) -> (u64, u64, u64) {
-        (self.control_bytes, self.response_bytes, self.event_bytes)
+    /// Bytes that wait for the session's own account, by what they are charged as. Its channels
+    /// count the messages.
+    pub(crate) fn counted_bytes(&self) -> [(Resource, u64); 4] {
+        [
+            (Resource::ControlBytes, self.control_bytes),
+            (Resource::NoticeBytes, self.notice_bytes),
+            (Resource::ResponseBytes, self.response_bytes),
+            (Resource::EventBytes, self.event_bytes),
+        ]
+    }
+
+    /// Answers that wait.
+    pub(crate) fn control_bytes(&self) -> u64 {
+        self.control_bytes
+    }
+
+    /// Whether the queue is full of receipts and ends of topics.
+    fn is_crowded(&self) -> bool {
+        self.gaps.len() + self.end_count >= limit::TOPICS_UNREAD_MAX
+    }
+
+    /// Whether one more receipt for this topic, or its end, is no news.
+    fn knows(&self, topic: RouteId) -> bool {
+        self.told.contains(&topic) || self.gaps.contains_key(&topic)
+    }
+
+    /// Announces a topic of which something is about to be written.
+    fn tell(&mut self, topic: &Arc<TopicRoute>, taken: &mut Vec<Taken>) {
+        if self.told.insert(topic.number) {
+            taken.push(Taken::Announce(Arc::clone(topic)));
+        }
     }
 
     fn take_entry(&mut self, entry: Entry, taken: &mut Vec<Taken>) {
@@ -418,6 +552,11 @@ impl Outbox {
                 self.control_bytes -= size;
                 Taken::Plain(bytes)
             }
+            EntryKind::Notice { .. } => {
+                self.notice_bytes -= size;
+                Taken::Plain(bytes)
+            }
+            EntryKind::Progress(source) => Taken::Progress(source),
             EntryKind::Responses { .. } => {
                 self.response_bytes -= size;
                 Taken::Plain(bytes)
@@ -427,8 +566,8 @@ impl Outbox {
                 self.request_bytes -= size;
                 Taken::Requests { bytes, route }
             }
-            EntryKind::Messages { channel, generation, last, flags } => {
-                Taken::Messages { bytes, channel, generation, last, flags }
+            EntryKind::Messages { channel, generation, first, last, flags } => {
+                Taken::Messages { bytes, channel, generation, first, last, flags }
             }
         });
     }
@@ -442,9 +581,12 @@ impl Outbox {
         account: &Arc<Account>,
     ) {
         let size = run.bytes.len() as u64;
+        let index = self.events_popped + self.events.len() as u64;
         if key != 0 {
-            let index = self.events_popped + self.events.len() as u64;
             self.keyed.insert((topic.number, key), index);
+        }
+        if !blocks {
+            self.sheddable.push_back(index);
         }
         self.event_messages += run.count;
         self.event_bytes += size;
@@ -453,6 +595,7 @@ impl Outbox {
             topic: Arc::clone(topic),
             first: run.first,
             count: run.count,
+            flags: run.flags,
             blocks,
             key,
             charge: account.charge(Resource::EventBytes, size),
@@ -478,28 +621,24 @@ impl Outbox {
 
     /// Sheds the oldest event that nobody waits for. Blocking runs are passed over.
     fn shed_oldest(&mut self) -> u64 {
-        let oldest = self.events.iter_mut().enumerate().find_map(|(index, entry)| match entry {
-            EventEntry::Events(run) if !run.blocks => Some((index, run)),
-            _ => None,
-        });
-        let Some((index, run)) = oldest else { return 0 };
+        let index = loop {
+            let Some(&index) = self.sheddable.front() else { return 0 };
+            let in_lane = index.checked_sub(self.events_popped).map(|index| index as usize);
+            match in_lane.map(|index| (index, &self.events[index])) {
+                Some((index, EventEntry::Events(_))) => break index,
+                // Written, or shed for its key.
+                _ => self.sheddable.pop_front(),
+            };
+        };
+        let EventEntry::Events(run) = &mut self.events[index] else {
+            unreachable!("the entry was found just now");
+        };
         let topic = Arc::clone(&run.topic);
         let id = run.first;
         if run.count == 1 {
-            if index == 0 {
-                self.events_popped += 1;
-                let Some(EventEntry::Events(run)) = self.events.pop_front() else {
-                    unreachable!("the entry was found just now");
-                };
-                self.forget_events(&run);
-            } else {
-                let entry = std::mem::replace(&mut self.events[index], EventEntry::Shed);
-                let EventEntry::Events(run) = entry else {
-                    unreachable!("the entry was found just now");
-                };
-                self.forget_events(&run);
-                self.trim_shed();
-            }
+            self.sheddable.pop_front();
+            self.shed_entry(index);
+            self.trim_shed();
         } else {
             let size = run::message_size(&run.bytes);
             run.bytes = run.bytes.slice(size..);
@@ -513,17 +652,24 @@ impl Outbox {
         1
     }
 
+    /// Leaves an empty place where an event was, and gives it.
+    fn shed_entry(&mut self, index: usize) -> EventRun {
+        let entry = std::mem::replace(&mut self.events[index], EventEntry::Shed);
+        let EventEntry::Events(run) = entry else {
+            unreachable!("only events are shed");
+        };
+        self.shed_entries += 1;
+        self.forget_events(&run);
+        run
+    }
+
     /// Sheds the queued event with the same key, if there is one.
     fn conflate(&mut self, route: RouteId, key: u64) -> u64 {
         let Some(index) = self.keyed.get(&(route, key)).copied().filter(|_| key != 0) else {
             return 0;
         };
         let index = usize::try_from(index - self.events_popped).expect("keys of popped ones go");
-        let entry = std::mem::replace(&mut self.events[index], EventEntry::Shed);
-        let EventEntry::Events(run) = entry else {
-            unreachable!("keys point at events");
-        };
-        self.forget_events(&run);
+        let run = self.shed_entry(index);
         self.note_gap(&run.topic, run.first, run.first, "conflate");
         self.trim_shed();
         1
@@ -534,17 +680,21 @@ impl Outbox {
         while matches!(self.events.front(), Some(EventEntry::Shed)) {
             self.events.pop_front();
             self.events_popped += 1;
+            self.shed_entries -= 1;
         }
-        let alive = self.event_messages as usize;
-        if self.events.len() > 4 * alive + 64 {
+        if self.shed_entries > 64 && self.shed_entries > self.events.len() / 2 {
             self.events.retain(|entry| !matches!(entry, EventEntry::Shed));
+            self.shed_entries = 0;
             self.keyed.clear();
+            self.sheddable.clear();
             for (index, entry) in self.events.iter().enumerate() {
-                if let EventEntry::Events(run) = entry
-                    && run.key != 0
-                {
-                    let index = self.events_popped + index as u64;
+                let EventEntry::Events(run) = entry else { continue };
+                let index = self.events_popped + index as u64;
+                if run.key != 0 {
                     self.keyed.insert((run.topic.number, run.key), index);
+                }
+                if !run.blocks {
+                    self.sheddable.push_back(index);
                 }
             }
         }
@@ -605,6 +755,10 @@ impl Outbox {
     /// a later subscription.
     fn take_gaps_through(&mut self, route: RouteId, last: u64, taken: &mut Vec<Taken>) {
         let Some(gaps) = self.gaps.get_mut(&route) else { return };
+        let is_due = gaps.ranges.first_key_value().is_some_and(|(&first, _)| first <= last);
+        if is_due && self.told.insert(route) {
+            taken.push(Taken::Announce(Arc::clone(&gaps.topic)));
+        }
         while let Some(range) = gaps.ranges.first_entry() {
             if *range.key() > last {
                 break;

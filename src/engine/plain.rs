@@ -4,8 +4,18 @@
 use bytes::{Bytes, BytesMut};
 
 use super::port::Features;
+use super::run::all_flags;
 use crate::limit;
 use crate::wire::{Flags, plain_frame, scan_frame};
+
+/// As [`for_features`], where the flags are not known.
+pub(crate) fn plain_for(bytes: Bytes, features: Features) -> Bytes {
+    if features.lz4 && features.checksum {
+        return bytes;
+    }
+    let flags = all_flags(&bytes);
+    for_features(bytes, flags, features)
+}
 
 /// The same frames as the receiver can read them. Without anything to change these are the same
 /// bytes.

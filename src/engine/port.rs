@@ -19,7 +19,7 @@ use super::channel::Channel;
 use super::effects::{Effects, Now};
 use super::ledger::Account;
 use super::method::MethodRoute;
-use super::outbox::{Outbox, State};
+use super::outbox::{Outbox, Source, State};
 use super::tally::{End, Tallies};
 use super::topic::TopicRoute;
 use crate::error::{Fault, Refusal};
@@ -148,16 +148,19 @@ impl Port {
         }
     }
 
-    /// Queues a frame of the broker. A peer that never reads them is ended here.
+    /// Queues an answer to the peer's own doing. A peer that never reads them is ended here.
     pub(crate) fn push_control(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
         let taken = self.outbox.lock().push_control(frame, &self.account);
-        self.after_push(taken, fx);
+        if !taken {
+            self.kill(&Outbox::unread_fault(&self.account).message, fx);
+        }
+        fx.touch(self);
     }
 
-    /// Whether frames that others cause may be queued. Half of the room is for the answers to the
+    /// Whether a notice of another plugin may be queued. Half of the room is for the answers to the
     /// peer's own questions, so that nobody can end somebody else's session by flooding it.
     pub(crate) fn check_control_room(&self) -> Result<(), Fault> {
-        let (used, ..) = self.outbox.lock().counted_bytes();
+        let used = self.outbox.lock().control_bytes();
         let limit = limit::CONTROL_QUEUE_BYTES_MAX / 2;
         if used < limit {
             return Ok(());
@@ -172,16 +175,16 @@ impl Port {
         }))
     }
 
-    /// Queues a frame of the broker in its place among the events.
-    /// `ends` as in [`Outbox::push_event_control`].
-    pub(crate) fn push_event_control(
-        self: &Arc<Self>,
-        frame: Bytes,
-        ends: Option<(RouteId, u64)>,
-        fx: &mut Effects,
-    ) {
-        let taken = self.outbox.lock().push_event_control(frame, ends, &self.account);
-        self.after_push(taken, fx);
+    /// Queues a frame that ends what was written to the peer before.
+    pub(crate) fn push_notice(self: &Arc<Self>, frame: Bytes, fx: &mut Effects) {
+        self.outbox.lock().push_notice(frame, &self.account);
+        fx.touch(self);
+    }
+
+    /// Queues an acknowledgement of what the peer sends. Only one may wait for each source.
+    pub(crate) fn push_progress(self: &Arc<Self>, source: Source, fx: &mut Effects) {
+        self.outbox.lock().push_progress(source);
+        fx.touch(self);
     }
 
     /// Answers a control frame.
@@ -338,13 +341,6 @@ impl Port {
         self.waker.wake();
     }
 
-    fn after_push(self: &Arc<Self>, taken: bool, fx: &mut Effects) {
-        if !taken {
-            self.kill(&Outbox::unread_fault(&self.account).message, fx);
-        }
-        fx.touch(self);
-    }
-
     /// What somebody is advised to wait whose frame found no room.
     const CONTROL_RETRY_MS: u64 = 100;
 
@@ -426,6 +422,15 @@ pub(crate) fn close_frame(route: RouteId, reason: &str, now: Now) -> Bytes {
         .timestamp(now.unix)
         .content(ContentType::MessagePack)
         .build(b"", &body::encode(&body::Closed { reason: reason.to_owned() }))
+}
+
+/// The state of what the peer sends: completed up to `completed`, answered for up to `accepted`.
+pub(crate) fn ack_frame(route: RouteId, completed: u64, accepted: u64, now: Now) -> Bytes {
+    FrameBuilder::new(Kind::ACK)
+        .route(route)
+        .message_id(completed)
+        .timestamp(now.unix)
+        .build(b"", &accepted.to_le_bytes())
 }
 
 pub(crate) fn announce_frame(announce: &body::Announce, now: Now) -> Bytes {

@@ -109,7 +109,7 @@ impl Session {
             self.port.push_fault(RouteId::CONTROL, 0, &error.into(), now, fx);
             self.port.drain(&error.to_string(), fx);
         }
-        fx.finish(now);
+        fx.finish();
         outcome
     }
 
@@ -289,7 +289,7 @@ impl Session {
             (Kind::EVENT | Kind::BROADCAST, Some(Route::Topic(topic)))
                 if topic.accepts(kind, self.port.session) =>
             {
-                topic.handle_events(run, now, fx)
+                topic.handle_events(run, fx)
             }
             (Kind::REQUEST, Some(Route::Method(method)))
                 if method.owner.session == self.port.session =>

@@ -1,5 +1,7 @@
 //! Faults that were in the engine once. Each test has one in its name.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +139,7 @@ impl Net {
         for change in self.fx.take_changes() {
             self.router.handle_change(change, self.now, &mut self.fx);
         }
-        self.fx.finish(self.now);
+        self.fx.finish();
         self.router.audit(self.sessions.values());
     }
 

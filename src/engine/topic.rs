@@ -9,18 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::effects::{Effects, Now};
-use super::outbox::EventPolicy;
-use super::plain::for_features;
-use super::port::{Port, announce_frame, close_frame};
+use super::outbox::{EventPolicy, Source};
+use super::port::{Port, ack_frame};
 use super::run::Run;
 use super::tally::{End, Tallies};
-use crate::error::{Code, Fault};
+use crate::error::{Code, Fault, Refusal};
 use crate::id::{RouteId, SessionId, Topic};
+use crate::wire::Kind;
 use crate::wire::body::{Announce, Credit, Overflow, RouteKind};
-use crate::wire::{FrameBuilder, Kind};
 
 /// A topic as one session opened it. The broker's own topics have no publisher.
 #[derive(Debug)]
@@ -40,6 +39,8 @@ struct TopicState {
     accepted: u64,
     completed: u64,
     subscribers: Vec<Subscriber>,
+    /// An acknowledgement waits in the publisher's queue.
+    report_queued: bool,
     /// Runs that a blocking subscriber has not taken: last id and payload.
     unsettled: VecDeque<(u64, u64)>,
     unsettled_payload: u64,
@@ -49,7 +50,8 @@ struct TopicState {
 struct Subscriber {
     port: Arc<Port>,
     policy: EventPolicy,
-    announced: bool,
+    /// Its queue knows the topic, so that the end has to be queued too.
+    queued: bool,
     /// Last id handed to its socket; counts only where it blocks.
     handed: u64,
 }
@@ -82,10 +84,9 @@ impl TopicRoute {
 
     /// Adds a subscriber, or changes its policy.
     pub(crate) fn add_subscriber(
-        &self,
+        self: &Arc<Self>,
         port: &Arc<Port>,
         mut policy: EventPolicy,
-        now: Now,
         fx: &mut Effects,
     ) {
         if self.publisher.is_none() && policy.overflow == Overflow::Block {
@@ -104,40 +105,33 @@ impl TopicRoute {
             None => state.subscribers.push(Subscriber {
                 port: Arc::clone(port),
                 policy,
-                announced: false,
+                queued: false,
                 handed,
             }),
         }
         // One that blocked may do so no longer.
         if state.advance() {
-            let progress = (state.accepted, state.completed);
-            drop(state);
-            self.acknowledge(progress, now, fx);
+            self.report(state, fx);
         }
     }
 
     /// Takes a subscriber away. What is queued for it still goes out.
-    pub(crate) fn remove_subscriber(&self, session: SessionId, now: Now, fx: &mut Effects) {
+    pub(crate) fn remove_subscriber(self: &Arc<Self>, session: SessionId, fx: &mut Effects) {
         let mut state = self.state.lock();
         let Some(index) = state.subscribers.iter().position(|known| known.port.session == session)
         else {
             return;
         };
         let gone = state.subscribers.remove(index);
-        let moved = state.advance();
-        let progress = (state.accepted, state.completed);
-        drop(state);
-        if gone.announced {
+        if gone.queued {
             // Who hears itself goes on publishing: a close would be about both directions.
             let is_own = self.publisher.as_ref().is_some_and(|port| port.session == session);
-            let close = match is_own {
-                true => Bytes::new(),
-                false => close_frame(self.number, "the subscription ended", now),
-            };
-            gone.port.push_event_control(close, Some((self.number, progress.0)), fx);
+            let reason = (!is_own).then_some("the subscription ended");
+            gone.port.outbox.lock().push_end(self, state.accepted, reason);
+            fx.touch(&gone.port);
         }
-        if moved {
-            self.acknowledge(progress, now, fx);
+        if state.advance() {
+            self.report(state, fx);
         }
     }
 
@@ -145,7 +139,6 @@ impl TopicRoute {
     pub(crate) fn handle_events(
         self: &Arc<Self>,
         mut run: Run,
-        now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
@@ -171,42 +164,48 @@ impl TopicRoute {
             .with("expected", expected + fitting)
         });
         if run.count > 0 {
+            if let Some(fault) = state.refusal(self.number, run.bytes.len() as u64) {
+                return Err(fault.with("expected", expected));
+            }
             state.accepted = run.last();
             state.unsettled.push_back((run.last(), run.payload));
             state.unsettled_payload += run.payload;
-            self.fan_out(&mut state, &run, now, fx);
+            self.fan_out(&mut state, &run, fx);
             state.advance();
-            let progress = (state.accepted, state.completed);
-            drop(state);
-            self.acknowledge(progress, now, fx);
+            self.report(state, fx);
         }
         overrun.map_or(Ok(()), Err)
     }
 
     /// Notes that a blocking subscriber's events up to `last` are being written.
-    pub(crate) fn hand_over(&self, session: SessionId, last: u64, now: Now, fx: &mut Effects) {
+    pub(crate) fn hand_over(self: &Arc<Self>, session: SessionId, last: u64, fx: &mut Effects) {
         let mut state = self.state.lock();
         let known = state.subscribers.iter_mut().find(|known| known.port.session == session);
         if let Some(known) = known {
             known.handed = known.handed.max(last);
             if state.advance() {
-                let progress = (state.accepted, state.completed);
-                drop(state);
-                self.acknowledge(progress, now, fx);
+                self.report(state, fx);
             }
         }
     }
 
     /// Ends the route: no event will come on it any more.
-    pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
+    pub(crate) fn close(self: &Arc<Self>, reason: &'static str, fx: &mut Effects) {
         let (subscribers, accepted) = {
             let mut state = self.state.lock();
             (std::mem::take(&mut state.subscribers), state.accepted)
         };
-        for gone in subscribers.iter().filter(|gone| gone.announced) {
-            let close = close_frame(self.number, reason, now);
-            gone.port.push_event_control(close, Some((self.number, accepted)), fx);
+        for gone in subscribers.iter().filter(|gone| gone.queued) {
+            gone.port.outbox.lock().push_end(self, accepted, Some(reason));
+            fx.touch(&gone.port);
         }
+    }
+
+    /// The acknowledgement for the publisher, in the moment of writing.
+    pub(crate) fn progress(&self, now: Now) -> Bytes {
+        let mut state = self.state.lock();
+        state.report_queued = false;
+        ack_frame(self.number, state.completed, state.accepted, now)
     }
 
     /// Whether frames of this type from this session may go on the route.
@@ -240,25 +239,20 @@ impl TopicRoute {
         assert_eq!(payload, state.unsettled_payload);
     }
 
-    fn fan_out(self: &Arc<Self>, state: &mut TopicState, run: &Run, now: Now, fx: &mut Effects) {
+    fn fan_out(self: &Arc<Self>, state: &mut TopicState, run: &Run, fx: &mut Effects) {
         for subscriber in &mut state.subscribers {
             let port = &subscriber.port;
-            if !subscriber.announced {
-                subscriber.announced = true;
-                port.push_event_control(announce_frame(&self.announcement(), now), None, fx);
-            }
-            let bytes = for_features(run.bytes.clone(), run.flags, port.features);
-            let run = Run { bytes, ..run.clone() };
-            let shed =
-                port.outbox.lock().push_events(&run, self, &subscriber.policy, &port.account);
-            let Some(shed) = shed else { continue };
+            let pushed =
+                port.outbox.lock().push_events(run, self, &subscriber.policy, &port.account);
+            let Some(pushed) = pushed else { continue };
+            subscriber.queued |= pushed.is_remembered;
             self.tallies.events.accept(run.count);
-            self.tallies.events.end(End::Shed, shed);
+            self.tallies.events.end(End::Shed, pushed.shed);
             fx.touch(port);
         }
     }
 
-    fn announcement(&self) -> Announce {
+    pub(crate) fn announcement(&self) -> Announce {
         let publisher = self.publisher.as_ref();
         Announce {
             route: self.number.0,
@@ -270,16 +264,19 @@ impl TopicRoute {
         }
     }
 
-    fn acknowledge(&self, (accepted, completed): (u64, u64), now: Now, fx: &mut Effects) {
-        if let Some(publisher) = &self.publisher {
-            let ack = FrameBuilder::new(Kind::ACK)
-                .route(self.number)
-                .message_id(completed)
-                .timestamp(now.unix)
-                .build(b"", &accepted.to_le_bytes());
-            publisher.push_control(ack, fx);
+    /// Has the publisher told how far it is, once for all that happens until that is written.
+    fn report(self: &Arc<Self>, mut state: MutexGuard<'_, TopicState>, fx: &mut Effects) {
+        let Some(publisher) = &self.publisher else { return };
+        if !std::mem::replace(&mut state.report_queued, true) {
+            drop(state);
+            publisher.push_progress(Source::Topic(Arc::clone(self)), fx);
         }
     }
+}
+
+impl TopicRoute {
+    /// What a publisher is advised to wait when a blocking subscriber's queue is full.
+    const RETRY_AFTER_MS: u64 = 100;
 }
 
 impl Subscriber {
@@ -304,6 +301,25 @@ impl TopicState {
             count += 1;
         }
         count
+    }
+
+    /// Why a blocking subscriber's queue cannot take so many bytes. Nothing of it may be shed, and
+    /// the windows of all the topics that it hears could sum to anything.
+    fn refusal(&self, topic: RouteId, bytes: u64) -> Option<Fault> {
+        self.subscribers.iter().filter(|known| known.blocks()).find_map(|known| {
+            let room =
+                known.port.outbox.lock().has_room_for_events(topic, bytes, &known.port.limits);
+            let (resource, used, limit) = room.err()?;
+            let plugin = known.port.plugin.as_str();
+            Some(Fault::refused(&Refusal {
+                resource,
+                holder: plugin,
+                used,
+                limit,
+                blame: plugin,
+                retry_after_ms: TopicRoute::RETRY_AFTER_MS,
+            }))
+        })
     }
 
     /// Moves `completed` to what every blocking subscriber has taken. Says whether it moved.

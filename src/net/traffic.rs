@@ -150,7 +150,7 @@ pub(crate) async fn write(
         }
         let now = clock::now();
         port.take(limit::WRITE_BATCH_SIZE, now, &mut pieces, &mut fx);
-        fx.finish(now);
+        fx.finish();
         let asked = fx.take_changes();
         if !asked.is_empty() {
             changes.apply(asked).await;

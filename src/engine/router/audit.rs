@@ -24,10 +24,9 @@ impl Router {
         for port in self.ports() {
             let plugin = &port.plugin;
             count(plugin, Resource::Sessions, 1);
-            let (control, responses, events) = port.outbox.lock().counted_bytes();
-            count(plugin, Resource::ControlBytes, control);
-            count(plugin, Resource::ResponseBytes, responses);
-            count(plugin, Resource::EventBytes, events);
+            for (resource, bytes) in port.outbox.lock().counted_bytes() {
+                count(plugin, resource, bytes);
+            }
             let calls = port.calls.lock();
             count(plugin, Resource::Requests, calls.len() as u64);
             count(plugin, Resource::RequestBytes, calls.bytes());

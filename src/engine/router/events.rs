@@ -49,7 +49,6 @@ impl Router {
         &mut self,
         port: &Arc<Port>,
         subscribe: &Subscribe,
-        now: Now,
         fx: &mut Effects,
     ) -> Result<Subscribed, Fault> {
         let pattern = Pattern::parse(&subscribe.pattern)?;
@@ -74,7 +73,7 @@ impl Router {
                 && subscription.pattern.matches(&topic.topic)
                 && !topic.has_subscriber(port.session)
             {
-                topic.add_subscriber(port, policy, now, fx);
+                topic.add_subscriber(port, policy, fx);
             }
         }
         self.subscriptions.insert(number, subscription);
@@ -85,7 +84,6 @@ impl Router {
         &mut self,
         port: &Arc<Port>,
         number: u32,
-        now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let owned = self
@@ -106,23 +104,23 @@ impl Router {
             .collect();
         for topic in topics {
             match self.policy_for(port.session, &topic.topic) {
-                Some(policy) => topic.add_subscriber(port, policy, now, fx),
-                None => topic.remove_subscriber(port.session, now, fx),
+                Some(policy) => topic.add_subscriber(port, policy, fx),
+                None => topic.remove_subscriber(port.session, fx),
             }
         }
         Ok(())
     }
 
-    pub(super) fn end_subscriptions(&mut self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
+    pub(super) fn end_subscriptions(&mut self, port: &Arc<Port>, fx: &mut Effects) {
         self.subscriptions.retain(|_, subscription| subscription.port.session != port.session);
         let topics: Vec<_> = self.topics().cloned().collect();
         for topic in topics {
-            topic.remove_subscriber(port.session, now, fx);
+            topic.remove_subscriber(port.session, fx);
         }
     }
 
     /// Gives a new topic its subscribers.
-    pub(super) fn fill_subscribers(&self, route: &TopicRoute, now: Now, fx: &mut Effects) {
+    pub(super) fn fill_subscribers(&self, route: &Arc<TopicRoute>, fx: &mut Effects) {
         if route.kind == RouteKind::Broadcast {
             let sender = route.publisher.as_ref().map(|port| port.session);
             for port in self.ports() {
@@ -131,7 +129,7 @@ impl Router {
                     .get(&port.plugin)
                     .is_some_and(|entry| entry.was_ready && entry.role == Role::Plugin);
                 if ready && Some(port.session) != sender {
-                    route.add_subscriber(port, EventPolicy::usual(&port.limits), now, fx);
+                    route.add_subscriber(port, EventPolicy::usual(&port.limits), fx);
                 }
             }
             return;
@@ -139,18 +137,18 @@ impl Router {
         for subscription in self.subscriptions.values() {
             let port = &subscription.port;
             if subscription.pattern.matches(&route.topic) && !route.has_subscriber(port.session) {
-                route.add_subscriber(port, subscription.policy, now, fx);
+                route.add_subscriber(port, subscription.policy, fx);
             }
         }
     }
 
     /// A plugin that has become ready is told of broadcasts from here on.
-    pub(super) fn join_broadcasts(&self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
+    pub(super) fn join_broadcasts(&self, port: &Arc<Port>, fx: &mut Effects) {
         for topic in self.topics().filter(|topic| topic.kind == RouteKind::Broadcast) {
             let is_own =
                 topic.publisher.as_ref().is_some_and(|publisher| publisher.session == port.session);
             if !is_own {
-                topic.add_subscriber(port, EventPolicy::usual(&port.limits), now, fx);
+                topic.add_subscriber(port, EventPolicy::usual(&port.limits), fx);
             }
         }
     }
@@ -194,7 +192,7 @@ impl Router {
         if !wanted {
             return;
         }
-        let route = self.own_topic(topic, now, fx);
+        let route = self.own_topic(topic, fx);
         let id = route.next_id();
         let bytes: Bytes = FrameBuilder::new(Kind::EVENT)
             .route(route.number)
@@ -205,26 +203,26 @@ impl Router {
         let run =
             Run { payload: body.len() as u64, bytes, first: id, count: 1, flags: Flags::default() };
         // Nobody blocks a topic of the broker, so that its window is never used up.
-        if let Err(fault) = route.handle_events(run, now, fx) {
+        if let Err(fault) = route.handle_events(run, fx) {
             log::error!("event of the broker on {}: {fault}", route.topic);
         }
     }
 
-    fn own_topic(&mut self, topic: Topic, now: Now, fx: &mut Effects) -> Arc<TopicRoute> {
+    fn own_topic(&mut self, topic: Topic, fx: &mut Effects) -> Arc<TopicRoute> {
         if let Some(route) = self.own_topics.get(&topic) {
             return Arc::clone(route);
         }
         if self.own_topics.len() >= Self::OWN_TOPICS_MAX {
             for (_, route) in std::mem::take(&mut self.own_topics) {
-                route.close("it was not used for long", now, fx);
+                route.close("it was not used for long", fx);
                 self.forget_route(route.number);
             }
         }
         self.route_last += 1;
         let number = RouteId(self.route_last);
         let route = TopicRoute::new(number, None, topic.clone(), RouteKind::Topic, &self.tallies);
-        self.fill_subscribers(&route, now, fx);
         let route = Arc::new(route);
+        self.fill_subscribers(&route, fx);
         let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), _charge: None };
         self.routes.insert(number, entry);
         self.own_topics.insert(topic, Arc::clone(&route));

@@ -199,7 +199,7 @@ impl Router {
                 self.forget_route(channel.number);
             }
         }
-        fx.finish(now);
+        fx.finish();
     }
 
     /// Ends what the session held. Must be called once for every session that was let in.
@@ -232,13 +232,13 @@ impl Router {
                 channel.detach("the session ended", now, fx);
             }
         }
-        self.end_subscriptions(&port, now, fx);
+        self.end_subscriptions(&port, fx);
         self.end_routes(&port, now, fx);
         let reason = entry.left.unwrap_or_else(|| reason.to_owned());
         self.publish_state(&port.plugin, state, Some(&reason), now, fx);
         self.forget_client(&port.plugin);
         self.ledger.prune();
-        fx.finish(now);
+        fx.finish();
     }
 
     /// Ends calls whose deadline has passed, gives up messages whose receiver does not come, pings
@@ -282,7 +282,7 @@ impl Router {
         if let Some(at) = next_call {
             earlier(&mut next, at);
         }
-        fx.finish(now);
+        fx.finish();
         next
     }
 
@@ -362,12 +362,12 @@ impl Router {
             }
             ChangeKind::Close(number) => self.close(port, number, now, fx)?,
             ChangeKind::Subscribe(subscribe) => {
-                let subscribed = self.subscribe(port, &subscribe, now, fx)?;
+                let subscribed = self.subscribe(port, &subscribe, fx)?;
                 port.push_answer(message_id, &subscribed, now, fx);
                 return Ok(());
             }
             ChangeKind::Unsubscribe(unsubscribe) => {
-                self.unsubscribe(port, unsubscribe.subscription, now, fx)?;
+                self.unsubscribe(port, unsubscribe.subscription, fx)?;
             }
             ChangeKind::Query(query) => {
                 let answer = self.query(&query, now)?;

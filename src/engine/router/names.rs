@@ -43,7 +43,7 @@ impl Router {
             RouteKind::Method => self.open_method(port, number, &open.name)?,
             RouteKind::Channel => self.open_channel(port, number, &open.name, now, fx)?,
             RouteKind::Topic | RouteKind::Broadcast => {
-                self.open_topic(port, number, open.kind, &open.name, now, fx)?
+                self.open_topic(port, number, open.kind, &open.name, fx)?
             }
         };
         self.route_last += 1;
@@ -113,7 +113,7 @@ impl Router {
         for number in self.channels_to.get(&port.plugin).into_iter().flatten() {
             let Some(Route::Channel(channel)) = self.route(*number) else { continue };
             if entry.registered && entry.channels.contains_key(&channel.name) {
-                channel.attach(port, now, fx);
+                channel.attach(port, fx);
             } else {
                 channel.detach("the channel is no longer registered", now, fx);
             }
@@ -183,12 +183,9 @@ impl Router {
             let message = format!("`{target}` has no channel `{name}`");
             return Err(not_found(&message, name.as_str(), names));
         }
-        if let Some(receiver) = self.live_port(&target) {
-            receiver.check_control_room()?;
-        }
         let channel = Arc::new(Channel::new(number, port, target.clone(), name, now));
         if present && let Some(receiver) = self.live_port(&target) {
-            channel.attach(&receiver, now, fx);
+            channel.attach(&receiver, fx);
         }
         self.channels_to.entry(target).or_default().push(number);
         Ok(Route::Channel(channel))
@@ -200,14 +197,13 @@ impl Router {
         number: RouteId,
         kind: RouteKind,
         name: &str,
-        now: Now,
         fx: &mut Effects,
     ) -> Result<Route, Fault> {
         let topic = Topic::parse(name)?;
         let publisher = Some(Arc::clone(port));
-        let route = TopicRoute::new(number, publisher, topic, kind, &self.tallies);
-        self.fill_subscribers(&route, now, fx);
-        Ok(Route::Topic(Arc::new(route)))
+        let route = Arc::new(TopicRoute::new(number, publisher, topic, kind, &self.tallies));
+        self.fill_subscribers(&route, fx);
+        Ok(Route::Topic(route))
     }
 
     /// Sessions that serve a method, or why there is none.
@@ -254,7 +250,7 @@ impl Router {
         &mut self,
         port: &Arc<Port>,
         number: RouteId,
-        reason: &str,
+        reason: &'static str,
         now: Now,
         fx: &mut Effects,
     ) {
@@ -269,7 +265,7 @@ impl Router {
                 self.end_calls_of_route(port, number, now, fx);
                 route.close(reason, now, fx);
             }
-            Some(Route::Topic(topic)) => topic.close(reason, now, fx),
+            Some(Route::Topic(topic)) => topic.close(reason, fx),
             Some(Route::Channel(channel)) => {
                 if !channel.leave() {
                     // What it accepted is still on its way.

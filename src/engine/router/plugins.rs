@@ -338,7 +338,7 @@ impl Router {
         let newly_ready = state == State::Ready && !entry.was_ready;
         entry.was_ready |= state == State::Ready;
         if newly_ready && entry.role == Role::Plugin {
-            self.join_broadcasts(port, now, fx);
+            self.join_broadcasts(port, fx);
         }
         self.publish_state(&port.plugin.clone(), state, None, now, fx);
     }

@@ -8,7 +8,7 @@ pub(super) fn bounds(port: &Port) {
     let account = &port.account;
     for (resource, max) in [
         (Resource::ControlBytes, limit::CONTROL_QUEUE_BYTES_MAX),
-        (Resource::EventBytes, 6 * (limit::WINDOW_BYTES + 2 * MESSAGE)),
+        (Resource::EventBytes, limit::EVENT_QUEUE_BYTES_MAX + MESSAGE),
         (Resource::ResponseBytes, limit::RESPONSE_QUEUE_BYTES_MAX + MESSAGE),
         (Resource::RequestBytes, limit::REQUEST_BYTES_MAX + MESSAGE),
         (Resource::Requests, u64::from(limit::REQUESTS_MAX)),

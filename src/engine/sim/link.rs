@@ -166,7 +166,7 @@ impl Link {
         }
         let mut pieces: Vec<Bytes> = Vec::new();
         port.take(budget, now, &mut pieces, fx);
-        fx.finish(now);
+        fx.finish();
         live.changes.extend(fx.take_changes());
         for piece in &pieces {
             oracle.observe_written(port.session.0, &mut live.scan, piece, now);

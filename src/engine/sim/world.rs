@@ -223,7 +223,7 @@ impl World {
     /// The end of a batch, as the router's shell has it.
     fn settle(&mut self) {
         loop {
-            self.fx.finish(self.now);
+            self.fx.finish();
             let changes = self.fx.take_changes();
             if changes.is_empty() {
                 break;
