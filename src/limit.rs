@@ -155,7 +155,35 @@ pub const STOP_NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From SIGTERM to SIGKILL.
 pub const STOP_SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A manifest or a configuration. Longer ones are data, and reading them is no start of a plugin.
+pub const MANIFEST_MAX: u64 = 1 << 20;
+
+/// How long new calls wait for a plugin that is started again, by default.
+pub const RESTART_HOLD: Duration = Duration::from_secs(2);
+
+/// Delay before the second restart in a row, by default. The next ones double it.
+pub const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// Longest delay before a restart, by default.
+pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(16);
+
+/// A run so long is stable, by default: the restarts before it no longer count.
+pub const STABLE_RUN: Duration = Duration::from_secs(60);
+
+/// More restarts within [`RESTART_WINDOW`] mean quarantine, by default.
+pub const RESTARTS_WITHIN: u32 = 5;
+
+/// The window in which restarts are counted, by default.
+pub const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// How often the health of a plugin is looked at, by default, and how long it may take to answer.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Failed checks in a row after which a plugin hangs, by default.
+pub const HEALTH_MISSES: u32 = 3;
+
 const _: () = {
+    assert!(RESTART_DELAY.as_nanos() <= RESTART_DELAY_MAX.as_nanos());
     assert!(WINDOW_BYTES <= RETAINED_BYTES_MAX);
     assert!(EVENT_QUEUE_BYTES <= EVENT_QUEUE_BYTES_MAX);
     assert!(CONTROL_BODY_MAX <= PAYLOAD_MAX as usize);

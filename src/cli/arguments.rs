@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::suggest::did_you_mean;
+use crate::host::suggest::did_you_mean;
 
 /// What cannot be converted.
 #[derive(Debug, Eq, Error, PartialEq)]

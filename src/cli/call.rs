@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::Context;
 use super::arguments::{self, ArgumentError, Schema};
 use super::client::{self, connect};
-use super::duration;
 use super::failure::{Failure, Result, Status};
 use super::list::{MethodRow, signature};
 use super::value::Shown;
 use crate::error::Code;
+use crate::host::duration;
 
 /// Calls a method and prints its result.
 #[derive(Debug, clap::Args)]

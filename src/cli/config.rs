@@ -6,27 +6,32 @@
 //! socket = "run/notes.sock"
 //! limits = { sessions = 1_000 }
 //!
+//! [runtimes.python]           # what starts the file of a plugin; see docs/manifest.md
+//! command = ["python3", "-X", "dev", "{entry}"]
+//!
 //! [plugins.extract]           # they start in the order of this file
 //! command = ["python3", "extract.py"]
 //! dir = "extract"
 //! env = { LANG = "C" }
+//!
+//! [plugins.index]             # … but for those that require each other
+//! manifest = "index"          # a plugin.toml, or the folder of one
+//! requires = { plugins = { extract = "*" } }
 //! ```
 //!
-//! Paths are relative to the file; a plugin runs in the file's directory unless `dir` names
-//! another. A key that nobody knows is an error: a setting that is silently ignored is worse than
-//! none.
+//! Paths are relative to the file; a plugin runs in the file's directory, or that of its manifest,
+//! unless `dir` names another. What a table says goes before what the manifest says. A key that
+//! nobody knows is an error: a setting that is silently ignored is worse than none.
 
 use std::fs;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
 
-use super::suggest::did_you_mean;
-use crate::host::PluginSpec;
+use crate::host::document::{self, Entry, Problem};
+use crate::host::manifest::{Run, check_one_way, read_text};
+use crate::host::{Manifest, ManifestError, PluginSpec, RuntimeError, Runtimes};
 use crate::id::PluginId;
 use crate::limit::{Limits, SETTINGS};
 
@@ -36,7 +41,8 @@ pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) limits: Limits,
-    pub(crate) plugins: Vec<PluginSpec>,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) plugins: Vec<Manifest>,
 }
 
 /// Why a configuration cannot be used.
@@ -48,6 +54,8 @@ pub(crate) enum ConfigError {
     Missing(PathBuf),
     #[error("{}:{line}: {message}", path.display())]
     Wrong { path: PathBuf, line: usize, message: String },
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
 }
 
 impl Config {
@@ -60,58 +68,79 @@ impl Config {
         let target = std::path::absolute(target).map_err(unreadable(target))?;
         let is_directory = fs::metadata(&target).map_err(unreadable(&target))?.is_dir();
         let path = if is_directory { target.join(FILE_NAME) } else { target.clone() };
-        match fs::read_to_string(&path) {
+        match read_text(&path) {
             Ok(text) => Self::parse(&text, &path),
-            Err(error) if is_directory && error.kind() == io::ErrorKind::NotFound => {
+            Err(ManifestError::Unreadable { source, .. })
+                if is_directory && source.kind() == io::ErrorKind::NotFound =>
+            {
                 Err(ConfigError::Missing(target))
             }
-            Err(error) => Err(unreadable(&path)(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// What it takes to start the plugins, in their order.
+    pub(crate) fn specs(&self) -> Result<Vec<PluginSpec>, RuntimeError> {
+        self.plugins.iter().map(|plugin| plugin.to_spec(&self.runtimes)).collect()
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        read_document(text, path.parent().unwrap_or_else(|| Path::new("/"))).map_err(|problem| {
-            let line = text[..problem.at.min(text.len())].matches('\n').count() + 1;
-            ConfigError::Wrong { path: path.to_owned(), line, message: problem.message }
+        read_document(text, path).map_err(|fault| match fault {
+            Fault::Problem(problem) => ConfigError::Wrong {
+                path: path.to_owned(),
+                line: problem.line(text),
+                message: problem.message,
+            },
+            Fault::Manifest(error) => error.into(),
         })
     }
 }
 
-/// What is wrong, and where in the text.
-struct Problem {
-    at: usize,
-    message: String,
+/// What is wrong in this file, or in one that it names.
+enum Fault {
+    Problem(Problem),
+    Manifest(ManifestError),
 }
 
-impl Problem {
-    fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { at: span.start, message: message.into() }
+impl From<Problem> for Fault {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
     }
 }
 
-fn read_document(text: &str, base: &Path) -> Result<Config, Problem> {
-    let document = DeTable::parse(text).map_err(|error| {
-        Problem::new(error.span().unwrap_or_default(), error.message().to_owned())
-    })?;
-    let mut config =
-        Config { name: None, socket: None, limits: Limits::default(), plugins: Vec::new() };
-    for entry in entries(document.get_ref()) {
-        match entry.key {
+impl From<ManifestError> for Fault {
+    fn from(error: ManifestError) -> Self {
+        Self::Manifest(error)
+    }
+}
+
+fn read_document(text: &str, path: &Path) -> Result<Config, Fault> {
+    let base = path.parent().unwrap_or_else(|| Path::new("/"));
+    let mut config = Config {
+        name: None,
+        socket: None,
+        limits: Limits::default(),
+        runtimes: Runtimes::default(),
+        plugins: Vec::new(),
+    };
+    for entry in document::parse_toml(text)? {
+        match entry.key.as_str() {
             "broker" => read_broker(&mut config, &entry, base)?,
+            "runtimes" => read_runtimes(&mut config.runtimes, &entry)?,
             "plugins" => {
-                for plugin in entries(entry.table()?) {
-                    config.plugins.push(read_plugin(&plugin, base)?);
+                for plugin in entry.table()? {
+                    config.plugins.push(read_plugin(plugin, path, base)?);
                 }
             }
-            _ => return Err(entry.unknown("this file", &["broker", "plugins"])),
+            _ => return Err(entry.unknown("this file", &["broker", "runtimes", "plugins"]).into()),
         }
     }
     Ok(config)
 }
 
-fn read_broker(config: &mut Config, broker: &Entry<'_>, base: &Path) -> Result<(), Problem> {
-    for entry in entries(broker.table()?) {
-        match entry.key {
+fn read_broker(config: &mut Config, broker: &Entry, base: &Path) -> Result<(), Problem> {
+    for entry in broker.table()? {
+        match entry.key.as_str() {
             "name" => {
                 // The same grammar as a plugin's, because it becomes a file name too.
                 let name = entry.string()?;
@@ -124,16 +153,16 @@ fn read_broker(config: &mut Config, broker: &Entry<'_>, base: &Path) -> Result<(
                 config.name = Some(name.to_owned());
             }
             "socket" => config.socket = Some(base.join(entry.string()?)),
-            "limits" => config.limits = read_limits(&entry)?,
+            "limits" => config.limits = read_limits(entry)?,
             _ => return Err(entry.unknown("[broker]", &["name", "socket", "limits"])),
         }
     }
     Ok(())
 }
 
-fn read_limits(limits: &Entry<'_>) -> Result<Limits, Problem> {
+fn read_limits(limits: &Entry) -> Result<Limits, Problem> {
     let mut read = Limits::default();
-    for entry in entries(limits.table()?) {
+    for entry in limits.table()? {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name() == entry.key) else {
             let known: Vec<_> = SETTINGS.iter().map(|setting| setting.name()).collect();
             return Err(entry.unknown("[broker.limits]", &known));
@@ -141,124 +170,67 @@ fn read_limits(limits: &Entry<'_>) -> Result<Limits, Problem> {
         read.set(setting, entry.number()?).map_err(|error| entry.wrong(error.to_string()))?;
     }
     // Two that do not go together are both in here, or one of them is and the other the default.
-    read.check().map_err(|error| Problem::new(limits.key_span.clone(), error.to_string()))?;
+    read.check().map_err(|error| limits.wrong_key(error.to_string()))?;
     Ok(read)
 }
 
-fn read_plugin(plugin: &Entry<'_>, base: &Path) -> Result<PluginSpec, Problem> {
-    let id = PluginId::parse(plugin.key)
-        .map_err(|fault| Problem::new(plugin.key_span.clone(), fault.message))?;
-    let mut command = None;
-    let (mut dir, mut env) = (base.to_owned(), Vec::new());
-    for entry in entries(plugin.table()?) {
-        match entry.key {
-            "command" => command = Some(read_command(&entry, base)?),
-            "dir" => dir = base.join(entry.string()?),
-            "env" => {
-                for variable in entries(entry.table()?) {
-                    let name = variable.key;
-                    if name.is_empty() || name.contains(['=', '\0']) {
-                        return Err(variable.wrong(format!("{name:?} cannot be a variable's name")));
-                    }
-                    env.push((name.to_owned(), variable.string()?.to_owned()));
-                }
-            }
-            _ => {
-                let place = format!("[plugins.{id}]");
-                return Err(entry.unknown(&place, &["command", "dir", "env"]));
+fn read_runtimes(runtimes: &mut Runtimes, entry: &Entry) -> Result<(), Problem> {
+    for runtime in entry.table()? {
+        let place = format!("[runtimes.{}]", runtime.key);
+        let mut command = None;
+        for entry in runtime.table()? {
+            match entry.key.as_str() {
+                "command" => command = Some(entry),
+                _ => return Err(entry.unknown(&place, &["command"])),
             }
         }
+        let example = "[\"python3\", \"{entry}\"]";
+        let command = command.ok_or_else(|| {
+            runtime.wrong_key(format!("{place} has no command: add `command = {example}`"))
+        })?;
+        runtimes
+            .set(runtime.key.as_str(), &command.strings(example)?)
+            .map_err(|reason| command.wrong(reason))?;
     }
-    let Some(command) = command else {
-        let message = format!("plugin `{id}` has no command: add `command = [\"program\", …]`");
-        return Err(Problem::new(plugin.key_span.clone(), message));
+    Ok(())
+}
+
+fn read_plugin(plugin: &Entry, path: &Path, base: &Path) -> Result<Manifest, Fault> {
+    let id = PluginId::parse(&plugin.key).map_err(|fault| plugin.wrong_key(fault.message))?;
+    let entries = plugin.table()?;
+    let mut manifest = match entries.iter().find(|entry| entry.key == "manifest") {
+        Some(entry) => Manifest { id, ..Manifest::load(&base.join(entry.string()?))? },
+        None => Manifest::new(id, path),
     };
-    let spec = PluginSpec::command(id.as_str(), command).dir(dir);
-    Ok(env.into_iter().fold(spec, |spec, (name, value)| spec.env(name, value)))
-}
-
-/// The program is relative to the file where it is a path; its arguments are as they are.
-fn read_command(entry: &Entry<'_>, base: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let expected = || entry.wrong("`command` must be a list: [\"program\", \"argument\", …]");
-    let words = entry.array().ok_or_else(expected)?;
-    let mut command = Vec::new();
-    for word in words.iter() {
-        let text = word
-            .get_ref()
-            .as_str()
-            .ok_or_else(|| Problem::new(word.span(), "a command is a list of strings"))?;
-        if text.contains('\0') {
-            return Err(Problem::new(word.span(), "a command cannot contain a zero byte"));
-        }
-        let is_program = command.is_empty();
-        command.push(match text {
-            // This very program, wherever it is: it may not be in PATH, and another one may.
-            "plugbus" if is_program => std::env::current_exe().unwrap_or_else(|_| text.into()),
-            text if is_program && text.contains('/') => base.join(text),
-            text => PathBuf::from(text),
-        });
-    }
-    match command.first() {
-        Some(program) if !program.as_os_str().is_empty() => Ok(command),
-        _ => Err(expected()),
-    }
-}
-
-/// One key and its value.
-struct Entry<'a> {
-    key: &'a str,
-    key_span: Range<usize>,
-    value: &'a Spanned<DeValue<'a>>,
-}
-
-/// In the order of the text.
-fn entries<'a>(table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
-    let mut entries: Vec<_> = table
-        .iter()
-        .map(|(key, value)| Entry { key: key.get_ref(), key_span: key.span(), value })
-        .collect();
-    entries.sort_by_key(|entry| entry.key_span.start);
-    entries
-}
-
-impl<'a> Entry<'a> {
-    fn table(&self) -> Result<&'a DeTable<'a>, Problem> {
-        self.value.get_ref().as_table().ok_or_else(|| self.mismatch("a table"))
-    }
-
-    fn string(&self) -> Result<&'a str, Problem> {
-        match self.value.get_ref().as_str() {
-            Some(text) if text.contains('\0') => Err(self.wrong("a zero byte cannot be in here")),
-            Some(text) => Ok(text),
-            None => Err(self.mismatch("a string")),
+    check_one_way(entries)?;
+    let place = format!("plugins.{}", plugin.key);
+    for entry in entries {
+        let known = entry.key == "manifest"
+            || manifest.run.read_key(entry, base)?
+            || manifest.read_key(entry, &place, base)?;
+        if !known {
+            let keys: Vec<_> =
+                ["manifest"].into_iter().chain(Run::KEYS).chain(Manifest::KEYS).collect();
+            return Err(entry.unknown(&format!("[{place}]"), &keys).into());
         }
     }
-
-    fn number(&self) -> Result<u64, Problem> {
-        self.value
-            .get_ref()
-            .as_integer()
-            .and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok())
-            .ok_or_else(|| self.mismatch("a whole number"))
+    let run = &mut manifest.run;
+    if run.command.is_empty() && run.entry.is_none() {
+        let message = format!(
+            "plugin `{}` has no command: add `command = [\"program\", …]`, `entry = \"FILE\"` or \
+             `manifest = \"FOLDER\"`",
+            plugin.key
+        );
+        return Err(plugin.wrong_key(message).into());
     }
-
-    fn array(&self) -> Option<&'a DeArray<'a>> {
-        self.value.get_ref().as_array()
+    // This very program, wherever it is: it may not be in PATH, and another one may.
+    if let Some(program) = run.command.first_mut().filter(|program| *program == "plugbus")
+        && let Some(this) =
+            std::env::current_exe().ok().and_then(|path| path.to_str().map(Into::into))
+    {
+        *program = this;
     }
-
-    fn mismatch(&self, expected: &str) -> Problem {
-        self.wrong(format!("`{}` must be {expected}", self.key))
-    }
-
-    fn wrong(&self, message: impl Into<String>) -> Problem {
-        Problem::new(self.value.span(), message)
-    }
-
-    fn unknown(&self, place: &str, known: &[&str]) -> Problem {
-        let hint = did_you_mean(self.key, known.iter().copied());
-        let hint = if hint.is_empty() { format!("; it has {}", known.join(", ")) } else { hint };
-        Problem::new(self.key_span.clone(), format!("unknown key `{}` in {place}{hint}", self.key))
-    }
+    Ok(manifest)
 }
 
 /// What a directory is searched for.
@@ -289,7 +261,8 @@ mod tests {
         assert_eq!(config.socket.as_deref(), Some(Path::new("/app/run/notes.sock")));
         let limits = Limits { sessions_max: 1_000, ..Limits::default() };
         assert_eq!(config.limits, limits);
-        let [zebra, ant] = &config.plugins[..] else { panic!("{:?}", config.plugins) };
+        let specs = config.specs().unwrap();
+        let [zebra, ant] = &specs[..] else { panic!("{specs:?}") };
         assert_eq!((zebra.id(), ant.id()), ("zebra", "ant"));
         assert_eq!(zebra.command_line(), ["python3", "zebra.py"]);
         assert_eq!(zebra.directory(), Some(Path::new("/app")));
@@ -303,7 +276,7 @@ mod tests {
     fn errors_name_the_line_and_what_would_be_right() {
         let cases: &[(&str, usize, &str)] = &[
             ("[brocker]", 1, "unknown key `brocker` in this file; did you mean `broker`?"),
-            ("[server]", 1, "unknown key `server` in this file; it has broker, plugins"),
+            ("[server]", 1, "unknown key `server` in this file; it has broker, runtimes, plugins"),
             ("[broker]\nsoket = 1", 2, "unknown key `soket` in [broker]; did you mean `socket`?"),
             ("[broker]\nname = 7", 2, "`name` must be a string"),
             ("[broker]\nname = \"../x\"", 2, "not a valid broker name"),
@@ -324,6 +297,12 @@ mod tests {
                 "`message_bytes` is 1000, but must be from 1048576 to 1073741824",
             ),
             ("plugins = 3", 1, "`plugins` must be a table"),
+            ("[runtimes.x]\ncommand = [\"x\"]", 2, "the command has no `{entry}`"),
+            ("[runtimes.x]", 1, "[runtimes.x] has no command: add `command = "),
+            ("[runtimes.x]\ncomand = []", 2, "in [runtimes.x]; did you mean `command`?"),
+            ("[plugins.a]\nentry = \"x\"\ncommand = [\"x\"]", 2, "remove one of them"),
+            ("[plugins.a]\nlimits = { fds = 1 }", 2, "at least 8"),
+            ("[plugins.a.limits]\nmem = 1", 2, "in [plugins.a.limits]; did you mean `memory`?"),
             ("[plugins.Hello]\ncommand = [\"x\"]", 1, "\"Hello\" is not a valid plugin id"),
             ("\n\n[plugins.hello]", 3, "plugin `hello` has no command"),
             ("[plugins.a]\ncomand = []", 2, "in [plugins.a]; did you mean `command`?"),
@@ -353,5 +332,36 @@ mod tests {
         let missing = place.path().join("none");
         let error = Config::read(&missing).unwrap_err().to_string();
         assert!(error.starts_with(missing.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_table_goes_before_the_manifest_that_it_names() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir(place.path().join("geo")).unwrap();
+        let manifest = "manifest = 1\nid = \"geo\"\nversion = \"1.2.0\"\n\
+                        run = { entry = \"geo.py\", env = { A = \"1\", B = \"2\" } }\n\
+                        [limits]\nmemory = \"1M\"\nfds = 64\n";
+        fs::write(place.path().join("geo/plugin.toml"), manifest).unwrap();
+        let text = "[runtimes.python]\ncommand = [\"python9\", \"{entry}\"]\n\
+                    [plugins.earth]\nmanifest = \"geo\"\nenv = { B = \"3\" }\n\
+                    limits = { memory = \"2M\" }\n";
+        let file = place.path().join(FILE_NAME);
+        fs::write(&file, text).unwrap();
+        let config = Config::read(place.path()).unwrap();
+        let [earth] = &config.plugins[..] else { panic!("{:?}", config.plugins) };
+        assert_eq!(earth.id.as_str(), "earth");
+        assert_eq!(earth.version.as_ref().map(ToString::to_string).as_deref(), Some("1.2.0"));
+        assert_eq!(earth.limits.memory.map(|size| size.to_string()).as_deref(), Some("2M"));
+        assert_eq!(earth.limits.fds, Some(64));
+        let spec = &config.specs().unwrap()[0];
+        let entry = place.path().join("geo/geo.py");
+        assert_eq!(spec.command_line(), ["python9".as_ref(), entry.as_os_str()]);
+        assert_eq!(spec.directory(), Some(place.path().join("geo").as_path()));
+        assert_eq!(spec.variable("A").as_deref(), Some("1".as_ref()));
+        assert_eq!(spec.variable("B").as_deref(), Some("3".as_ref()));
+
+        fs::write(place.path().join("geo/plugin.toml"), "manifest = 1\nid = 1").unwrap();
+        let error = Config::read(place.path()).unwrap_err().to_string();
+        assert!(error.contains("geo/plugin.toml:2: `id` must be a string"), "{error}");
     }
 }

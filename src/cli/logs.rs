@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use super::Context;
 use super::failure::{Failure, Result, Status};
 use super::serve::plain;
-use super::suggest::did_you_mean;
 use super::terminal::{BOLD_RED, DIM, Terminal, YELLOW};
 use crate::host::logs::{Follower, LogLine, LogStream, directory, logged_plugins};
+use crate::host::suggest::did_you_mean;
 use crate::net::socket_path;
 
 /// Prints what plugins printed and how their state changed, also of a broker that has ended.

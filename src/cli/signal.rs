@@ -6,7 +6,7 @@ use super::Context;
 use super::client::{connect, failure};
 use super::failure::{Failure, Result};
 use super::payload;
-use super::suggest::did_you_mean;
+use crate::host::suggest::did_you_mean;
 
 /// Sends a signal to a plugin.
 #[derive(Debug, clap::Args)]

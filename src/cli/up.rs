@@ -49,7 +49,8 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
     let config = Config::read(&args.target).map_err(|error| {
         Failure::usage(error).hint("`plugbus run FILE.py` starts a single file without one")
     })?;
-    let Config { name, socket, limits, plugins } = config;
+    let plugins = config.specs().map_err(Failure::usage)?;
+    let Config { name, socket, limits, .. } = config;
     let (plugins, _sdk) = python::provide(plugins)?;
     serve::run(context, Served { name, socket, limits, plugins }).await
 }

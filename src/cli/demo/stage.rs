@@ -61,7 +61,8 @@ impl Stage {
         let indexed = client.subscribe("notes.indexed").await.map_err(Failure::failed)?;
         let seen = Arc::default();
         let mut stage = Self { client, indexed, plugins: Vec::new(), broker, seen, program, place };
-        let mut specs = Config::read(&stage.path("example")).map_err(Failure::failed)?.plugins;
+        let config = Config::read(&stage.path("example")).map_err(Failure::failed)?;
+        let mut specs = config.specs().map_err(Failure::failed)?;
         specs.push(stage.rust_peer("ant"));
         specs.extend(["bee", "moth", "snail"].map(|id| stage.python_peer(id)));
         stage.start(specs).await.map_err(Failure::failed)?;

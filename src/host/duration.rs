@@ -1,9 +1,15 @@
-//! Times on the command line: `500ms`, `2s`, `1.5`, `3m`.
+//! Times as people write them: `500ms`, `2s`, `1.5`, `3m`.
 
 use std::time::Duration;
 
-/// Reads a time; a bare number is seconds.
+/// Reads a time above 0; a bare number is seconds.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    let time = parse_with_zero(text)?;
+    if time.is_zero() { Err(OUT_OF_RANGE.to_owned()) } else { Ok(time) }
+}
+
+/// Reads a time that may be 0.
+pub(crate) fn parse_with_zero(text: &str) -> Result<Duration, String> {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let number = &text[..text.len() - unit.len()];
     let factor = match unit {
@@ -17,9 +23,14 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         number.parse().map_err(|_| "write a time like 500ms, 2s or 1.5".to_owned())?;
     Duration::try_from_secs_f64(number * factor)
         .ok()
-        .filter(|time| !time.is_zero())
-        .ok_or_else(|| "the time must be above 0, and less than for ever".to_owned())
+        .filter(|time| *time <= TIME_MAX)
+        .ok_or_else(|| OUT_OF_RANGE.to_owned())
 }
+
+/// Longer times are slips of the pen, and sums with them could overflow a clock.
+const TIME_MAX: Duration = Duration::from_hours(24 * 365 * 100);
+
+const OUT_OF_RANGE: &str = "the time must be above 0, and less than for ever";
 
 #[cfg(test)]
 mod tests {
@@ -39,6 +50,7 @@ mod tests {
             ("", None),
             ("s", None),
             ("1e9", None),
+            ("9999999h", None),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text).ok(), expected.map(Duration::from_millis), "{text}");
