@@ -15,6 +15,16 @@ use plugbus::id::{RouteId, SessionId};
 use plugbus::wire::body::{self, Hello, Open, RouteKind, Subscribe};
 use plugbus::wire::{CallReference, ContentType, Flags, FrameBuilder, HEADER_SIZE, Kind};
 
+/// Its answer would have the id of a command that the peer waits for.
+#[test]
+fn an_error_on_the_control_route_is_not_answered() {
+    let broker = TestBroker::start();
+    let mut peer = broker.client();
+    let fault = plugbus::error::Fault::new(Code::UnknownType, "not known here");
+    peer.send(&peer.builder(Kind::ERROR).message_id(1).build(b"", &body::encode_fault(&fault)));
+    peer.ping();
+}
+
 /// Every framing error ends its connection with an explanation, and no other.
 #[test]
 fn broken_framing_closes_only_its_own_connection() {

@@ -352,6 +352,8 @@ impl Session {
                 self.port.pong();
                 Ok(())
             }
+            // Never answered: the answer would be taken for that of a command with the same id.
+            Kind::ERROR => Ok(()),
             Kind::ACK => self.handle_ack(header, fx),
             Kind::CANCEL => self.handle_cancel(header, now, fx),
             kind => {

@@ -174,6 +174,9 @@ impl Peer {
             Kind::PONG => (),
             _ => {
                 if let Err(fault) = self.handle_notice(header, &body) {
+                    let body = self.fault_body(&fault);
+                    let (route, id) = (header.route, header.message_id);
+                    self.append(Kind::ERROR, route, id, now, &[], &body);
                     self.fault(header, fault);
                 }
             }

@@ -81,6 +81,22 @@ fn a_framing_error_is_sticky() {
 }
 
 #[test]
+fn a_frame_that_is_unknown_or_from_the_wrong_side_is_answered_with_an_error() {
+    for (kind, code) in [(Kind(201), Code::UnknownType), (Kind::REGISTER, Code::Unexpected)] {
+        let mut side = Side::ready();
+        side.receive(&FrameBuilder::new(kind).route(RouteId(7)).message_id(3).build(b"", b""));
+        let [answer] = &side.sent()[..] else { panic!("one answer to {kind}") };
+        let header = &answer.header;
+        assert_eq!((header.kind, header.route, header.message_id), (Kind::ERROR, RouteId(7), 3));
+        assert_eq!(body::decode_fault(&answer.body).unwrap().code, code);
+        assert!(
+            matches!(&side.events()[..], [PeerEvent::Fault { fault, .. }] if fault.code == code)
+        );
+        assert!(side.peer.is_ready());
+    }
+}
+
+#[test]
 fn a_name_is_opened_once() {
     let mut side = Side::ready();
     let first = side.peer.open(RouteKind::Method, "a.b", side.now).unwrap();
