@@ -6,12 +6,18 @@
 mod common;
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::TestBroker;
-use plugbus::plugin::{self, Context, Error, Event, Message, Plugin, Received, Result, Signal};
+use common::{RawPeer, TestBroker};
+use plugbus::plugin::{
+    self, ConnectOptions, Context, Error, Event, Gap, Message, Overflow, Plugin, Received, Result,
+    Signal, SubscribeOptions,
+};
+use plugbus::wire::body::{self, Hello};
+use plugbus::wire::{Flags, Kind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -195,6 +201,140 @@ fn events_reach_subscriptions_and_handlers() {
         }
         client.broadcast("all", &()).await.unwrap();
         assert_eq!(handled.recv().await.unwrap().0, "all");
+    });
+}
+
+/// However it overflows, every event is there or in a receipt.
+#[test]
+fn a_subscription_sheds_as_it_chose() {
+    with_broker(async |socket| {
+        for (overflow, kept) in [(Overflow::DropOldest, 10), (Overflow::DropNewest, 1)] {
+            let client = plugin::connect_to(&socket).await.unwrap();
+            let options =
+                SubscribeOptions { overflow, queue_messages: Some(3), queue_bytes: Some(1 << 10) };
+            let mut news = client.subscribe_with("news", options).await.unwrap();
+            let mut end = client.subscribe("end").await.unwrap();
+            for number in 1..=10 {
+                client.publish("news", &number).await.unwrap();
+            }
+            client.publish("end", &()).await.unwrap();
+            // Events come in the order in which they were published, so the news are here too.
+            assert!(matches!(end.next().await, Some(Received::Event(_))));
+            let (mut numbers, mut missed) = (Vec::new(), 0);
+            while numbers.len() as u64 + missed < 10 {
+                match news.next().await.unwrap() {
+                    Received::Event(event) => numbers.push(event.parse::<u64>().unwrap()),
+                    Received::Gap(gap) => missed += gap.count,
+                    _ => unreachable!("there is nothing else"),
+                }
+            }
+            assert_eq!(numbers.len() as u64 + missed, 10);
+            assert!(missed > 0 && numbers.contains(&kept), "{overflow:?}: {numbers:?}");
+            assert!(numbers.is_sorted(), "{numbers:?}");
+        }
+    });
+}
+
+/// More than fits any queue of messages, while the handler does not return.
+#[test]
+fn a_handler_that_blocks_gets_every_event() {
+    const COUNT: u64 = 20_000;
+    with_broker(async |socket| {
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let (seen, mut handled) = mpsc::channel(COUNT as usize);
+        let plugin = Plugin::new("slow").socket(&socket);
+        let plugin = plugin.on("tick", async move |event: Event, _: &Context| {
+            gate.clone().wait_for(|open| *open).await?;
+            seen.send(event.id()).await?;
+            Ok(())
+        });
+        let _plugin = start(plugin.overflow(Overflow::Block), "slow", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        for number in 0..COUNT {
+            client.publish("tick", &number).await.unwrap();
+        }
+        open.send(true).unwrap();
+        for id in 1..=COUNT {
+            assert_eq!(handled.recv().await, Some(id));
+        }
+    });
+}
+
+#[test]
+fn a_plugin_is_told_of_the_events_that_its_handler_missed() {
+    with_broker(async |socket| {
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let (seen, mut handled) = mpsc::channel(100);
+        let (missed, mut gaps) = mpsc::channel(100);
+        let (end, mut ended) = mpsc::channel(1);
+        let plugin = Plugin::new("slow")
+            .socket(&socket)
+            .on("tick", async move |event: Event, _: &Context| {
+                gate.clone().wait_for(|open| *open).await?;
+                seen.send(event.id()).await?;
+                Ok(())
+            })
+            .overflow(Overflow::DropNewest)
+            .queue(3, 1 << 20)
+            .on("end", async move |_: Event, _: &Context| Ok(end.send(()).await?))
+            .on_gap(async move |gap: Gap, _: &Context| Ok(missed.send(gap.count).await?));
+        let _plugin = start(plugin, "slow", &socket).await;
+        let client = plugin::connect_to(&socket).await.unwrap();
+        for number in 0..10 {
+            client.publish("tick", &number).await.unwrap();
+        }
+        client.publish("end", &()).await.unwrap();
+        ended.recv().await.unwrap();
+        open.send(true).unwrap();
+        let (mut events, mut count, mut last) = (0, 0, None);
+        while events + count < 10 {
+            tokio::select! {
+                id = handled.recv() => {
+                    events += 1;
+                    assert!(id > last, "{id:?} comes after {last:?}");
+                    last = id;
+                }
+                gap = gaps.recv() => count += gap.unwrap(),
+            }
+        }
+        assert_eq!(events + count, 10);
+        assert!(count > 0, "{events} events were kept");
+    });
+}
+
+#[test]
+fn compression_and_checksums_are_used_where_they_were_asked_for() {
+    with_broker(async |socket| {
+        let mut callee = RawPeer::new(UnixStream::connect(&socket).unwrap());
+        let features = vec!["lz4".to_owned(), "checksum".to_owned()];
+        let greeting = Hello {
+            versions: vec![1],
+            id: Some("raw".to_owned()),
+            role: body::Role::Plugin,
+            features,
+            ..Hello::default()
+        };
+        callee.greet_with(greeting).unwrap();
+        callee.register(&["echo"], &[]);
+        let request = tokio::task::spawn_blocking(move || {
+            let small = callee.frame_of(Kind::REQUEST).header.flags;
+            (small, callee.frame_of(Kind::REQUEST).header.flags)
+        });
+        let options = ConnectOptions::new().socket(&socket).checksum(true).compress_from(1_000);
+        let client = options.connect().await.unwrap();
+        client.cast("raw.echo", &serde_json::json!({"text": "short"})).await.unwrap();
+        client.cast("raw.echo", &serde_json::json!({"text": "a".repeat(2_000)})).await.unwrap();
+        let (small, large) = request.await.unwrap();
+        assert!(small.has(Flags::CHECKSUM) && !small.has(Flags::COMPRESSED), "{small:?}");
+        assert!(large.has(Flags::CHECKSUM) && large.has(Flags::COMPRESSED), "{large:?}");
+
+        // And both ways through the SDK.
+        let plugin = hello(&socket).checksum(true).compress_from(100);
+        let _plugin = start(plugin, "hello", &socket).await;
+        let name = "Ann".repeat(1_000);
+        let greeting: String =
+            client.call("hello.greet", &serde_json::json!({ "name": name })).await.unwrap();
+        assert!(greeting.contains(&name));
     });
 }
 

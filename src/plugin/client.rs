@@ -14,13 +14,14 @@ use super::codec;
 use super::dial::Endpoint;
 use super::error::{Error, Result};
 use super::hub::Hub;
+use super::options::{SubscribeOptions, TrafficOptions};
 use super::subscription::Subscription;
-use crate::id::{Pattern, PluginId};
+use crate::id::PluginId;
 use crate::net::clock;
 use crate::net::link::Link;
 use crate::peer::{Payload, PeerSettings, RequestOptions, SendOptions};
 use crate::wire::ContentType;
-use crate::wire::body::{self, RouteKind, Subscribe, Subscribed};
+use crate::wire::body::{self, RouteKind, Subscribed};
 
 /// A connection to the broker, for those who only ask. Cheap to clone; every clone uses the same
 /// connection, which ends when the last one is dropped.
@@ -35,9 +36,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub(super) async fn connect(endpoint: Endpoint) -> Result<Self> {
+    pub(super) async fn connect(endpoint: Endpoint, traffic: TrafficOptions) -> Result<Self> {
         let stream = endpoint.connect().await?;
-        let settings = settings(None);
+        let settings = traffic.apply(settings(None));
         let (link, mut inbound, welcome) = Link::connect(stream, settings).await?;
         let client = Self::new(link, welcome.id.into());
         let hub = Arc::clone(&client.hub);
@@ -242,15 +243,27 @@ impl Client {
     ///
     /// When the pattern is none, or there are too many subscriptions.
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription> {
-        let parsed = Pattern::parse(pattern)?;
+        self.subscribe_with(pattern, SubscribeOptions::default()).await
+    }
+
+    /// Subscribes, and says what happens to events that come faster than they are taken.
+    ///
+    /// # Errors
+    ///
+    /// As for [`subscribe`](Self::subscribe).
+    pub async fn subscribe_with(
+        &self,
+        pattern: &str,
+        options: SubscribeOptions,
+    ) -> Result<Subscription> {
+        let request = options.request(pattern);
         // Before the broker knows, so that no event comes for nobody.
-        let (number, events) = self.hub.subscribe(parsed);
-        let request = Subscribe { pattern: pattern.to_owned(), ..Default::default() };
+        let (number, feed) = self.hub.subscribe(&request)?;
         let subscribed = self.link.ask(|peer, now| peer.subscribe(&request, now)).await;
         let subscribed = subscribed.and_then(|answer| body::decode::<Subscribed>(&answer.body));
         match subscribed {
             Ok(Subscribed { subscription }) => {
-                Ok(Subscription::new(self.clone(), number, subscription, events))
+                Ok(Subscription::new(self.clone(), number, subscription, feed))
             }
             Err(fault) => {
                 self.hub.unsubscribe(number);

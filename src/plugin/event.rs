@@ -89,15 +89,6 @@ pub enum Received {
     Gap(Gap),
 }
 
-impl Received {
-    pub(super) fn count(&self) -> u64 {
-        match self {
-            Self::Event(_) => 1,
-            Self::Gap(gap) => gap.count,
-        }
-    }
-}
-
 /// A message of a channel.
 #[derive(Clone, Debug)]
 pub struct Message {

@@ -11,12 +11,13 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::codec;
 use super::context::Context;
 use super::error::Result;
-use super::event::{Event, Message, Received, Signal};
+use super::event::{Event, Gap, Message, Received, Signal};
+use super::feed::Feed;
 use super::work::Work;
 use crate::net::clock;
 use crate::net::link::Link;
@@ -31,7 +32,8 @@ pub(super) type MethodHandler = Rc<dyn Fn(Payload, Context) -> LocalFuture<Resul
 pub(super) type ChannelHandler = Rc<dyn Fn(ChannelQueue, Context) -> LocalFuture<()>>;
 /// Runs until the subscription ends.
 pub(super) type EventHandler =
-    Rc<dyn Fn(mpsc::Receiver<Received>, Context, Rc<Work>) -> LocalFuture<()>>;
+    Rc<dyn Fn(Feed, Option<GapHandler>, Context, Rc<Work>) -> LocalFuture<()>>;
+pub(super) type GapHandler = Rc<dyn Fn(Gap, Context) -> LocalFuture<Result<()>>>;
 pub(super) type SignalHandler = Rc<dyn Fn(Signal, Context) -> LocalFuture<Result<()>>>;
 
 /// Begins once the plugin is ready.
@@ -73,18 +75,36 @@ where
     })
 }
 
+pub(super) fn gap<F>(handler: F) -> GapHandler
+where
+    F: AsyncFn(Gap, &Context) -> Result<()> + 'static,
+{
+    let handler = Rc::new(handler);
+    Rc::new(move |gap, context| {
+        let handler = Rc::clone(&handler);
+        Box::pin(async move { handler(gap, &context).await })
+    })
+}
+
 pub(super) fn event<F>(handler: F) -> EventHandler
 where
     F: AsyncFn(Event, &Context) -> Result<()> + 'static,
 {
     let handler = Rc::new(handler);
-    Rc::new(move |mut events, context, work| {
+    Rc::new(move |mut feed, gap_handler, context, work| {
         let handler = Rc::clone(&handler);
         Box::pin(async move {
-            while let Some(received) = events.recv().await {
+            while let Some(received) = feed.next().await {
                 let _working = work.begin();
                 match received {
-                    Received::Gap(gap) => log::warn!("{} events missed: {}", gap.count, gap.cause),
+                    Received::Gap(gap) => match &gap_handler {
+                        Some(handler) => {
+                            if let Err(error) = handler(gap, context.clone()).await {
+                                log::error!("handler of gaps: {error:?}");
+                            }
+                        }
+                        None => log::warn!("{} events missed: {}", gap.count, gap.cause),
+                    },
                     Received::Event(event) => {
                         let topic = event.topic.clone();
                         let context = context.with_caller(event.from.clone());

@@ -1,13 +1,13 @@
 //! Events on their way from the connection to those who subscribed.
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::event::{Event, Gap, Received};
+use super::feed::{Feed, FeedInput, feed};
+use crate::error::Fault;
 use crate::id::{Pattern, Topic};
-use crate::limit;
 use crate::peer::{Payload, PeerEvent};
-use crate::wire::body::{Announce, RouteKind};
+use crate::wire::body::{Announce, RouteKind, Subscribe};
 
 /// Subscriptions of one connection, and the topics that are announced on it.
 #[derive(Debug, Default)]
@@ -34,21 +34,23 @@ struct Source {
 struct Subscriber {
     number: u64,
     pattern: Pattern,
-    queue: mpsc::Sender<Received>,
-    /// Events for which the queue had no room since the last one that had.
-    missed: u64,
+    feed: FeedInput,
 }
 
 impl Hub {
-    /// Where the events of a pattern come out. The queue is bounded: one who does not read
-    /// misses events, and is told how many.
-    pub(super) fn subscribe(&self, pattern: Pattern) -> (u64, mpsc::Receiver<Received>) {
-        let (queue, events) = mpsc::channel(limit::EVENT_QUEUE_MESSAGES as usize);
+    /// Where the events come out that a subscription asks for.
+    ///
+    /// # Errors
+    ///
+    /// When its pattern is none.
+    pub(super) fn subscribe(&self, request: &Subscribe) -> Result<(u64, Feed), Fault> {
+        let pattern = Pattern::parse(&request.pattern)?;
+        let (input, feed) = feed(request);
         let mut state = self.state.lock();
         state.next += 1;
         let number = state.next;
-        state.subscribers.push(Subscriber { number, pattern, queue, missed: 0 });
-        (number, events)
+        state.subscribers.push(Subscriber { number, pattern, feed: input });
+        Ok((number, feed))
     }
 
     pub(super) fn unsubscribe(&self, number: u64) {
@@ -105,9 +107,9 @@ impl Hub {
         let mut state = self.state.lock();
         let State { topics, subscribers, .. } = &mut *state;
         let Some(Some(Source { topic, from })) = topics.get(slot) else { return };
-        for subscriber in subscribers.iter_mut().filter(|one| one.pattern.matches(topic)) {
+        for subscriber in subscribers.iter().filter(|one| one.pattern.matches(topic)) {
             let (topic, from, payload) = (topic.clone(), from.clone(), payload.clone());
-            subscriber.push(Received::Event(Event { topic, from, id, timestamp, payload }));
+            subscriber.feed.push(Received::Event(Event { topic, from, id, timestamp, payload }));
         }
     }
 
@@ -122,30 +124,10 @@ impl Hub {
                 Err(_) => return,
             },
         };
-        for subscriber in subscribers.iter_mut().filter(|one| one.pattern.matches(&topic)) {
+        for subscriber in subscribers.iter().filter(|one| one.pattern.matches(&topic)) {
             let count = (last + 1).saturating_sub(first);
             let (topic, cause) = (Some(topic.clone()), cause.clone());
-            subscriber.push(Received::Gap(Gap { topic, count, cause }));
-        }
-    }
-}
-
-impl Subscriber {
-    fn push(&mut self, received: Received) {
-        if self.missed > 0 {
-            let gap = Gap {
-                topic: None,
-                count: self.missed,
-                cause: "this subscription was not read fast enough".to_owned(),
-            };
-            if self.queue.try_send(Received::Gap(gap)).is_ok() {
-                self.missed = 0;
-            }
-        }
-        let size = received.count();
-        // A closed queue belongs to a subscription that is about to be taken off the list.
-        if self.missed > 0 || self.queue.try_send(received).is_err() {
-            self.missed += size;
+            subscriber.feed.push(Received::Gap(Gap { topic, count, cause }));
         }
     }
 }
@@ -153,33 +135,108 @@ impl Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit;
+    use crate::wire::body::Overflow;
 
-    /// Whoever reads too slowly learns exactly how much it missed.
-    #[test]
-    fn what_a_subscription_has_no_room_for_is_counted() {
-        let hub = Hub::default();
-        let (_, mut events) = hub.subscribe(Pattern::parse("a.*").unwrap());
-        let announce = Announce {
-            route: 1,
-            kind: RouteKind::Topic,
-            name: "a.b".into(),
-            from: "p".into(),
-            ..Default::default()
-        };
-        hub.handle(PeerEvent::Announced { slot: 0, announce: Box::new(announce) });
-        let room = limit::EVENT_QUEUE_MESSAGES;
-        let publish = |id| {
-            let event = PeerEvent::Event { slot: 0, id, timestamp: 0, payload: Payload::default() };
-            assert!(hub.handle(event).is_none());
-        };
-        (1..=room + 7).for_each(publish);
-        for id in 1..=room {
-            let Ok(Received::Event(event)) = events.try_recv() else { panic!("{id} is missing") };
-            assert_eq!((event.id(), event.topic()), (id, "a.b"));
+    /// Whoever takes events too slowly learns exactly how many it missed, and where.
+    #[tokio::test]
+    async fn what_a_feed_has_no_room_for_is_counted_where_it_is_missing() {
+        type Case = (Overflow, &'static [&'static str]);
+        let cases: &[Case] = &[
+            (Overflow::DropOldest, &["4 missed", "5", "6", "7", "8"]),
+            (Overflow::Conflate, &["4 missed", "5", "6", "7", "8"]),
+            (Overflow::DropNewest, &["1", "2", "3", "4 missed", "8"]),
+            (Overflow::Block, &["1", "2", "3", "4", "5", "6", "7", "8"]),
+        ];
+        for &(overflow, expected) in cases {
+            let stage = Stage::new(Subscribe { overflow, queue_messages: Some(3), ..any() });
+            let mut feed = stage.feed;
+            (1..=7).for_each(|id| publish(&stage.hub, id, 0));
+            let mut seen = Vec::new();
+            // The last event comes when there is room again.
+            let kept = expected.len() - 1;
+            for _ in 0..kept {
+                seen.push(name(feed.next().await.unwrap()));
+            }
+            publish(&stage.hub, 8, 0);
+            seen.push(name(feed.next().await.unwrap()));
+            assert_eq!(seen, expected, "{overflow:?}");
+            stage.hub.close();
+            assert!(feed.next().await.is_none());
         }
-        publish(room + 8);
-        let Ok(Received::Gap(gap)) = events.try_recv() else { panic!("no gap") };
-        assert_eq!(gap.count, 7);
-        assert!(matches!(events.try_recv(), Ok(Received::Event(event)) if event.id() == room + 8));
+    }
+
+    /// The newest are shed where nobody else waits; the receipt does not wait for another event.
+    #[tokio::test]
+    async fn one_who_blocks_keeps_so_many_bytes_and_is_told_of_the_rest() {
+        let stage = Stage::new(Subscribe { overflow: Overflow::Block, ..any() });
+        let mut feed = stage.feed;
+        let size = 8 << 20;
+        let fitting = limit::EVENT_QUEUE_BYTES_MAX / size;
+        (1..=fitting + 2).for_each(|id| publish(&stage.hub, id, size as usize));
+        for id in 1..=fitting {
+            assert_eq!(name(feed.next().await.unwrap()), id.to_string());
+        }
+        assert_eq!(name(feed.next().await.unwrap()), "2 missed");
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_larger_than_the_queue_waits_alone() {
+        let stage = Stage::new(Subscribe { queue_bytes: Some(1), ..any() });
+        let mut feed = stage.feed;
+        (1..=3).for_each(|id| publish(&stage.hub, id, 100));
+        assert_eq!(name(feed.next().await.unwrap()), "2 missed");
+        assert_eq!(name(feed.next().await.unwrap()), "3");
+    }
+
+    /// What the broker says is missing is never lost here.
+    #[tokio::test]
+    async fn receipts_of_the_broker_survive_a_full_queue() {
+        let stage = Stage::new(Subscribe { queue_messages: Some(1), ..any() });
+        let mut feed = stage.feed;
+        let (cause, topic) = ("the queue is full".to_owned(), Some("a.b".to_owned()));
+        let missed = PeerEvent::Missed { slot: Some(0), first: 1, last: 5, cause, topic };
+        assert!(stage.hub.handle(missed).is_none());
+        publish(&stage.hub, 6, 0);
+        assert_eq!(name(feed.next().await.unwrap()), "5 missed");
+        assert_eq!(name(feed.next().await.unwrap()), "6");
+    }
+
+    struct Stage {
+        hub: Hub,
+        feed: Feed,
+    }
+
+    impl Stage {
+        fn new(request: Subscribe) -> Self {
+            let hub = Hub::default();
+            let (_, feed) = hub.subscribe(&request).unwrap();
+            let announce = Announce {
+                route: 1,
+                kind: RouteKind::Topic,
+                name: "a.b".into(),
+                from: "p".into(),
+                ..Default::default()
+            };
+            hub.handle(PeerEvent::Announced { slot: 0, announce: Box::new(announce) });
+            Self { hub, feed }
+        }
+    }
+
+    fn any() -> Subscribe {
+        Subscribe { pattern: "a.*".to_owned(), ..Subscribe::default() }
+    }
+
+    fn publish(hub: &Hub, id: u64, size: usize) {
+        let payload = Payload { body: vec![0; size].into(), ..Payload::default() };
+        let event = PeerEvent::Event { slot: 0, id, timestamp: 0, payload };
+        assert!(hub.handle(event).is_none());
+    }
+
+    fn name(received: Received) -> String {
+        match received {
+            Received::Event(event) => event.id().to_string(),
+            Received::Gap(gap) => format!("{} missed", gap.count),
+        }
     }
 }

@@ -47,8 +47,10 @@ mod context;
 mod dial;
 mod error;
 mod event;
+mod feed;
 mod handler;
 mod hub;
+mod options;
 mod run;
 mod subscription;
 mod work;
@@ -67,8 +69,10 @@ use self::dial::Endpoint;
 pub use self::error::{Error, Refusal, Result};
 pub use self::event::{Event, Gap, Message, Received, Signal};
 use self::handler::{
-    BackgroundHandler, ChannelHandler, EventHandler, MethodHandler, SignalHandler,
+    BackgroundHandler, ChannelHandler, EventHandler, GapHandler, MethodHandler, SignalHandler,
 };
+use self::options::TrafficOptions;
+pub use self::options::{ConnectOptions, SubscribeOptions};
 pub use self::subscription::Subscription;
 pub use crate::error::Verdict;
 use crate::id::{ChannelName, MethodName, Pattern, PluginId};
@@ -82,7 +86,7 @@ pub use crate::wire::body::Overflow;
 ///
 /// [`Error::Connect`] when there is none.
 pub async fn connect() -> Result<Client> {
-    Client::connect(Endpoint::from_environment()?).await
+    ConnectOptions::new().connect().await
 }
 
 /// Connects to the broker at a socket.
@@ -91,7 +95,7 @@ pub async fn connect() -> Result<Client> {
 ///
 /// [`Error::Connect`] when there is none.
 pub async fn connect_to(socket: impl AsRef<Path>) -> Result<Client> {
-    Client::connect(Endpoint::Path(socket.as_ref().to_owned())).await
+    ConnectOptions::new().socket(socket).connect().await
 }
 
 /// A plugin: what it is called and what it serves. Nothing happens before [`run`](Self::run), but
@@ -103,9 +107,11 @@ pub async fn connect_to(socket: impl AsRef<Path>) -> Result<Client> {
 pub struct Plugin {
     id: String,
     endpoint: Result<Endpoint>,
+    traffic: TrafficOptions,
     methods: Vec<(body::Method, MethodHandler)>,
     channels: Vec<(body::Channel, ChannelHandler)>,
     events: Vec<(body::Subscribe, EventHandler)>,
+    gap: Option<GapHandler>,
     background: Option<BackgroundHandler>,
     signals: Vec<(String, SignalHandler)>,
     services: Vec<String>,
@@ -113,7 +119,7 @@ pub struct Plugin {
     problem: Option<Error>,
 }
 
-/// What `help`, `idempotent` and `overflow` are about.
+/// What `help`, `idempotent`, `overflow` and `queue` are about.
 #[derive(Clone, Copy, Debug)]
 enum Last {
     Nothing,
@@ -131,9 +137,11 @@ impl Plugin {
         let id = id.into();
         let mut plugin = Self {
             endpoint: Endpoint::from_environment(),
+            traffic: TrafficOptions::default(),
             methods: Vec::new(),
             channels: Vec::new(),
             events: Vec::new(),
+            gap: None,
             background: None,
             signals: Vec::new(),
             services: Vec::new(),
@@ -201,7 +209,8 @@ impl Plugin {
     }
 
     /// Handles the events whose topic fits a pattern, one after the other. Where the handler is
-    /// slower than the publishers for long, events are missed, and the log says how many.
+    /// slower than the publishers for long, events are missed, as [`overflow`](Self::overflow)
+    /// says; [`on_gap`](Self::on_gap) is told how many.
     pub fn on<F>(mut self, pattern: &str, handler: F) -> Self
     where
         F: AsyncFn(Event, &Context) -> Result<()> + 'static,
@@ -220,6 +229,43 @@ impl Plugin {
             (Last::Event, Some((request, _))) => request.overflow = overflow,
             _ => self.refuse("overflow follows a pattern of events".to_owned()),
         }
+        self
+    }
+
+    /// Says how many events of the pattern declared just before may wait, and how many bytes of
+    /// them; see [`SubscribeOptions`].
+    pub fn queue(mut self, messages: u64, bytes: u64) -> Self {
+        match (self.last, self.events.last_mut()) {
+            (Last::Event, Some((request, _))) => {
+                (request.queue_messages, request.queue_bytes) = (Some(messages), Some(bytes));
+            }
+            _ => self.refuse("queue follows a pattern of events".to_owned()),
+        }
+        self
+    }
+
+    /// Is told of events that this plugin will not get, in their place among those that it does.
+    /// Without it the log says so.
+    pub fn on_gap<F>(mut self, handler: F) -> Self
+    where
+        F: AsyncFn(Gap, &Context) -> Result<()> + 'static,
+    {
+        if self.gap.replace(handler::gap(handler)).is_some() {
+            self.refuse("gaps are handled twice".to_owned());
+        }
+        self.last = Last::Nothing;
+        self
+    }
+
+    /// Guards every frame of this plugin by a checksum; see [`ConnectOptions::checksum`].
+    pub fn checksum(mut self, checksum: bool) -> Self {
+        self.traffic.checksum = checksum;
+        self
+    }
+
+    /// Compresses large payloads; see [`ConnectOptions::compress_from`].
+    pub fn compress_from(mut self, bytes: usize) -> Self {
+        self.traffic.compress_min = Some(bytes);
         self
     }
 

@@ -17,10 +17,11 @@ use super::client::{Client, settings};
 use super::context::Context;
 use super::error::{Error, Result};
 use super::event::{Message, Signal};
-use super::handler::{ChannelHandler, ChannelQueue, EventHandler, MethodHandler, SignalHandler};
+use super::handler::{
+    ChannelHandler, ChannelQueue, EventHandler, GapHandler, MethodHandler, SignalHandler,
+};
 use super::work::{Work, Working};
 use crate::error::{Code, Fault};
-use crate::id::Pattern;
 use crate::limit;
 use crate::net::link::{Inbound, Link, LinkError};
 use crate::peer::{CallId, Payload, PeerEvent};
@@ -29,12 +30,12 @@ use crate::wire::body::{self, Announce, Register, RouteKind, Subscribe};
 
 pub(super) async fn run(plugin: Plugin) -> Result<()> {
     let Plugin { id, endpoint, methods, channels, events, signals, services, .. } = plugin;
-    let Plugin { background, problem, .. } = plugin;
+    let Plugin { background, gap, traffic, problem, .. } = plugin;
     if let Some(problem) = problem {
         return Err(problem);
     }
     let stream = endpoint?.connect().await?;
-    let (link, inbound, welcome) = Link::connect(stream, settings(Some(id))).await?;
+    let (link, inbound, welcome) = Link::connect(stream, traffic.apply(settings(Some(id)))).await?;
     let client = Client::new(link, welcome.id.into());
     let work = Rc::<Work>::default();
     let (methods, method_handlers): (Vec<_>, Vec<_>) = methods.into_iter().unzip();
@@ -50,7 +51,7 @@ pub(super) async fn run(plugin: Plugin) -> Result<()> {
         stop: None,
     };
     let register = Register { methods, channels, services };
-    let setup = set_up(client.clone(), register, events, Rc::clone(&work));
+    let setup = set_up(client.clone(), register, events, gap, Rc::clone(&work));
     let context = Context::new(client.clone(), "".into());
     let setup = async move {
         setup.await?;
@@ -71,14 +72,15 @@ async fn set_up(
     client: Client,
     register: Register,
     events: Vec<(Subscribe, EventHandler)>,
+    gap: Option<GapHandler>,
     work: Rc<Work>,
 ) -> Result<()> {
     client.link.ask(|peer, now| peer.register(&register, now)).await?;
     for (request, handler) in events {
-        let (_, queue) = client.hub.subscribe(Pattern::parse(&request.pattern)?);
+        let (_, feed) = client.hub.subscribe(&request)?;
         let context = Context::new(client.clone(), "".into());
         let guard = PanicGuard(Rc::clone(&work));
-        let handling = handler(queue, context, Rc::clone(&work));
+        let handling = handler(feed, gap.clone(), context, Rc::clone(&work));
         spawn_local(async move {
             let _guard = guard;
             handling.await;

@@ -1,9 +1,8 @@
 //! Events as a stream.
 
-use tokio::sync::mpsc;
-
 use super::client::Client;
 use super::event::Received;
+use super::feed::Feed;
 
 /// Events of the topics that fit a pattern, from [`Client::subscribe`] on. Dropping it ends the
 /// subscription.
@@ -14,22 +13,17 @@ pub struct Subscription {
     number: u64,
     /// At the broker.
     subscription: u32,
-    events: mpsc::Receiver<Received>,
+    feed: Feed,
 }
 
 impl Subscription {
-    pub(super) fn new(
-        client: Client,
-        number: u64,
-        subscription: u32,
-        events: mpsc::Receiver<Received>,
-    ) -> Self {
-        Self { client, number, subscription, events }
+    pub(super) fn new(client: Client, number: u64, subscription: u32, feed: Feed) -> Self {
+        Self { client, number, subscription, feed }
     }
 
     /// The next event, or how many are missing here. `None` when the connection has ended.
     pub async fn next(&mut self) -> Option<Received> {
-        self.events.recv().await
+        self.feed.next().await
     }
 }
 
