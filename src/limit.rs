@@ -96,6 +96,9 @@ pub const PLUGINS_REMEMBERED_MAX: usize = 4_096;
 /// Children of one supervised group; as many as plugins are remembered.
 pub const CHILDREN_MAX: usize = PLUGINS_REMEMBERED_MAX;
 
+/// Changes of children that a subscriber may be behind. A slower one is told how many it missed.
+pub const TRANSITIONS_MAX: usize = 1_024;
+
 /// Dead letters kept as records.
 pub const DEAD_LETTERS_MAX: usize = 1_024;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::engine::supervise::{ChildId, Exit, Report};
+use crate::engine::supervise::{Changed, ChildId, Exit, Report};
 
 /// Something that a group starts and stops: an actor, a process, a group.
 ///
@@ -45,13 +45,27 @@ struct Inner {
     has_exited: AtomicBool,
 }
 
+/// Something happened to a child of a group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Transition {
+    /// Path of the group: its name, after the names of those that it is in.
+    pub group: String,
+    /// What happened.
+    pub changed: Changed,
+}
+
 /// Where reports go.
 pub(super) trait Line: Send + Sync {
     fn report(&self, child: &ChildId, generation: u64, report: Report);
+
+    /// What happened inside a child that is a group.
+    fn pass_on(&self, transition: &Transition);
+
+    /// Path of the group.
+    fn path(&self) -> String;
 }
 
 impl Reports {
-    #[cfg_attr(not(test), expect(dead_code, reason = "groups make them"))]
     pub(super) fn new(
         line: Arc<dyn Line>,
         child: ChildId,
@@ -108,6 +122,16 @@ impl Reports {
     /// It has ended, and nothing of it is left.
     pub fn exited(&self, exit: Exit) {
         self.inner.exited(exit);
+    }
+
+    /// What happened inside a child that is a group.
+    pub(super) fn pass_on(&self, transition: &Transition) {
+        self.inner.line.pass_on(transition);
+    }
+
+    /// Path of the child.
+    pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.inner.line.path(), self.inner.child)
     }
 
     fn report(&self, report: Report) {

@@ -13,7 +13,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 
 use super::child::Line;
-use super::{Child, MailError, Reports, Shell, Supervised};
+use super::{Child, MailError, Reports, Shell, Supervised, Transition};
 use crate::engine::supervise::{ChildId, Exit, Report};
 
 /// Whatever panics, the address goes on: the sender of the guilty message gets an error, the mail
@@ -497,6 +497,14 @@ impl Line for ToTest {
         };
         // A test that has ended does not look.
         let _unseen = self.sender.try_send(seen);
+    }
+
+    fn pass_on(&self, transition: &Transition) {
+        panic!("an actor has no children, but {transition:?}");
+    }
+
+    fn path(&self) -> String {
+        "test".to_owned()
     }
 }
 
