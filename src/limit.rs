@@ -158,6 +158,10 @@ pub const STOP_NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From SIGTERM to SIGKILL.
 pub const STOP_SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// From SIGKILL to calling a plugin unkillable. The kernel needs milliseconds, unless a process
+/// waits inside it for a device or a network file system.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A manifest or a configuration. Longer ones are data, and reading them is no start of a plugin.
 pub const MANIFEST_MAX: u64 = 1 << 20;
 

@@ -13,6 +13,7 @@
 //! command = ["python3", "extract.py"]
 //! dir = "extract"
 //! env = { LANG = "C" }
+//! pass_env = ["API_TOKEN"]    # variables that it may see, beside PATH, HOME and their like
 //!
 //! [plugins.index]             # … but for those that require each other
 //! manifest = "index"          # a plugin.toml, or the folder of one

@@ -58,7 +58,9 @@ fn plugin(file: &Path, sdk: Option<&Sdk>) -> Result<PluginSpec> {
         Some(sdk) if is_python(&file) => PluginSpec::command(id.as_str(), ["python3".into(), file])
             .env("PYTHONPATH", python::search_path(sdk.path())),
         _ => PluginSpec::command(id.as_str(), [file]),
-    })
+    }
+    // As it would see it if the person had started it by hand.
+    .inherit_env(true))
 }
 
 fn is_python(file: &Path) -> bool {

@@ -41,6 +41,7 @@ A plugbus.toml:
   command = [\"python3\", \"extract.py\"]
   dir = \"extract\"             # where it runs; else the directory of the file
   env = { LANG = \"C\" }
+  pass_env = [\"API_TOKEN\"]    # variables it may see, beside PATH, HOME and their like
 
 Paths are relative to the file. Where the program is python3, the SDK for Python that comes with
 plugbus is first on its path, unless `env` sets PYTHONPATH; where it is plugbus, it is this one.";

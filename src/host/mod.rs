@@ -1,15 +1,18 @@
 //! Plugins and their processes: what they say of themselves, what starts them, what they print,
 //! how they end.
 //!
-//! `docs/decisions/0003-spawning-from-an-embedding-application.md` says why they are started the
-//! way they are.
+//! `docs/decisions/0003-spawning-from-an-embedding-application.md` and `0005-guardian.md` beside it
+//! say why they are started the way they are.
 
 pub mod dependencies;
 pub(crate) mod document;
 pub(crate) mod duration;
+mod error;
 mod exit;
+mod follow;
 pub mod logs;
 pub mod manifest;
+mod memory;
 mod output;
 mod plugins;
 mod process;
@@ -19,13 +22,20 @@ mod spawner;
 mod spec;
 pub(crate) mod suggest;
 
-pub use exit::Exit;
+pub use crate::sys::guardian::GuardianLevel;
+pub use error::SpawnError;
+pub use exit::{Exit, Usage};
 pub use manifest::{Manifest, ManifestError};
 pub use output::Stream;
 pub use plugins::{PluginEvent, Plugins, StartError};
-pub use process::SpawnError;
 pub use program::ProgramError;
 #[cfg(feature = "cli")]
 pub(crate) use program::find as find_program;
 pub use runtime::{RuntimeError, Runtimes};
-pub use spec::PluginSpec;
+pub use spec::{Limit, PluginSpec};
+
+/// From where guardians are executed in this process; `None` before the first plugin is started.
+#[must_use]
+pub fn guardian_level() -> Option<GuardianLevel> {
+    crate::sys::guardian::level()
+}

@@ -11,9 +11,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::error::SpawnError;
 use super::exit::Exit;
 use super::output::Stream;
-use super::process::{Process, SpawnError};
+use super::process::Process;
 use super::spec::PluginSpec;
 use crate::broker::{Broker, BrokerError};
 use crate::id::PluginId;

@@ -1,66 +1,38 @@
-//! A plugin process: started, watched, stopped.
+//! A plugin process: started through its guardian, watched, stopped.
 //!
-//! Its death is known from the kernel and never guessed. When it ends, whatever it left in its
-//! process group is killed before its status is collected: until then nobody else can have the
-//! group's number.
+//! Its death is known from the kernel and never guessed. Its guardian kills whatever it leaves
+//! behind, whatever sessions and groups that has made, and reports when nothing is left; only then
+//! has the process *ended* for those who wait here. What cannot be killed, because it waits inside
+//! the kernel, is reported instead of waited for.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use rustix::process::Signal;
-use thiserror::Error;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::exit::Exit;
+use super::error::{Failure, SpawnError};
+use super::exit::{Exit, Usage};
+use super::follow::{Ending, Follower, end_guardian, next_report};
+use super::memory::OutOfMemory;
 use super::output::{self, Stream};
-use super::program::{self, ProgramError};
+use super::program;
 use super::spawner;
 use super::spec::PluginSpec;
-use crate::error::Fault;
 use crate::id::PluginId;
-use crate::sys::process::{CHILD_SOCKET, Child, ChildOutput};
-
-/// Why a plugin process could not be started.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SpawnError {
-    /// The id is no plugin id.
-    #[error(transparent)]
-    Id(Fault),
-    /// The command is empty.
-    #[error("plugin `{0}` has an empty command")]
-    NoCommand(String),
-    /// The program cannot be executed.
-    #[error("cannot start plugin `{id}`: {source}")]
-    Program {
-        /// Which plugin.
-        id: String,
-        /// Why.
-        source: ProgramError,
-    },
-    /// The system lacks something.
-    #[error("cannot start plugin `{id}`: {source}")]
-    System {
-        /// Which plugin.
-        id: String,
-        /// What it said.
-        source: io::Error,
-    },
-}
+use crate::sys::guardian::{Guardian, Output, Plan, PluginProcess, Report, order};
 
 /// A running plugin process. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     shared: Arc<Shared>,
-    exit: watch::Receiver<Option<Exit>>,
+    exit: watch::Receiver<Ending>,
 }
 
 impl Process {
@@ -74,28 +46,52 @@ impl Process {
         let system = |source| SpawnError::System { id: id.to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(system)?;
         ours.set_nonblocking(true).map_err(system)?;
-        let (child, output) = spawn(spec, &id, theirs.into()).await?;
-        let process = Self::watch(child, output, sink).map_err(system)?;
-        Ok((process, ours))
+        let plan = plan(spec, &id)?;
+        let program = plan.program.clone();
+        let memory = OutOfMemory::now();
+        let (guardian, output) = spawner::spawn(plan, theirs.into()).await.map_err(system)?;
+        let guardian = guardian.watch().map_err(system)?;
+        let plugin = match next_report(&guardian).await.map_err(system)? {
+            Some(Report::Started { pid }) => PluginProcess::open(pid).map_err(system)?,
+            Some(Report::Failed { step, errno, detail }) => {
+                end_guardian(&guardian).await.map_err(system)?;
+                return Err(Failure { step, errno, detail }.explain(spec, &id, program));
+            }
+            _ => {
+                let gone = "its guardian ended before the plugin ran; did somebody kill it?";
+                return Err(system(io::Error::other(gone)));
+            }
+        };
+        guardian.get_ref().order(order::WATCHED).map_err(system)?;
+        Ok((Self::watch(guardian, plugin, output, memory, sink), ours))
     }
 
     fn watch(
-        child: Child,
-        output: ChildOutput,
+        guardian: AsyncFd<Guardian>,
+        plugin: PluginProcess,
+        output: Output,
+        memory: OutOfMemory,
         sink: impl Fn(Stream, &str) + Clone + Send + Sync + 'static,
-    ) -> io::Result<Self> {
-        let child = child.watch()?;
-        let shared = Arc::new(Shared { child, reaped: Mutex::new(false) });
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            guardian,
+            plugin,
+            killed: AtomicBool::new(false),
+            killing: Notify::new(),
+        });
         let ended = watch::Sender::new(None);
         let readers = [(Stream::Stdout, output.stdout), (Stream::Stderr, output.stderr)].map(
             |(stream, pipe)| tokio::spawn(read(stream, pipe, ended.subscribe(), sink.clone())),
         );
-        let (told, exit) = watch::channel(None);
-        tokio::spawn(wait(Arc::clone(&shared), ended, readers, told));
-        Ok(Self { shared, exit })
+        let (told, exit) = watch::channel(Ending::default());
+        let follower = Follower::new(Arc::clone(&shared), memory, told);
+        tokio::spawn(follower.follow(ended, readers));
+        Self { shared, exit }
     }
 
-    /// Waits until the process has ended and all that it printed has been handed over.
+    /// Waits until the process and all that it left have ended, and all that was printed has been
+    /// handed over. What cannot be killed ends here as [`Exit::Unkillable`], after
+    /// [`KILL_TIMEOUT`](crate::limit::KILL_TIMEOUT).
     pub(crate) async fn exited(&self) -> Exit {
         self.end().await
     }
@@ -105,19 +101,41 @@ impl Process {
         let mut exit = self.exit.clone();
         async move {
             // The task that waits is gone only when the runtime shuts down.
-            let exit = exit.wait_for(Option::is_some).await;
-            exit.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
+            let ending = exit.wait_for(|ending| ending.exit.is_some()).await;
+            ending.ok().and_then(|ending| ending.exit).unwrap_or(Exit::Unknown)
+        }
+    }
+
+    /// Waits until really nothing is left, however long that takes.
+    #[allow(dead_code, reason = "whoever starts it again has to wait for this")]
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let mut exit = self.exit.clone();
+        async move {
+            // As in `end`.
+            let _gone = exit.wait_for(|ending| ending.gone).await.is_ok();
         }
     }
 
     /// How it ended, if it has.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        *self.exit.borrow()
+        self.exit.borrow().exit
+    }
+
+    /// What it used, when it has ended and that is known.
+    #[allow(dead_code, reason = "part of what is told of an end")]
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.exit.borrow().usage
     }
 
     /// Its process id; after its end nobody's, or somebody else's.
     pub(crate) fn pid(&self) -> u32 {
-        self.shared.child.get_ref().pid()
+        self.shared.plugin.pid()
+    }
+
+    /// The process id of its guardian.
+    #[allow(dead_code, reason = "for tests, and for whoever shows what runs")]
+    pub(crate) fn guardian_pid(&self) -> u32 {
+        self.shared.guardian.get_ref().pid()
     }
 
     /// The later rungs of the ladder, for a process that has been told to end: wait for `notice`,
@@ -127,9 +145,7 @@ impl Process {
             return exit;
         }
         log::info!("process {} did not end within {notice:?}; terminating it", self.pid());
-        self.shared.signal_group(Signal::TERM);
-        // One that is stopped could not hear the first signal.
-        self.shared.signal_group(Signal::CONT);
+        self.shared.order(order::TERMINATE);
         if let Ok(exit) = timeout(term, self.exited()).await {
             return exit;
         }
@@ -137,43 +153,35 @@ impl Process {
         self.kill().await
     }
 
-    /// Kills the process and its group at once.
+    /// Kills the process and all its descendants at once.
     pub(crate) async fn kill(&self) -> Exit {
-        self.shared.signal_group(Signal::KILL);
+        self.shared.kill();
         self.exited().await
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.shared.signal_group(Signal::KILL);
+        self.shared.kill();
     }
 }
 
-async fn spawn(
-    spec: &PluginSpec,
-    id: &PluginId,
-    socket: OwnedFd,
-) -> Result<(Child, ChildOutput), SpawnError> {
+fn plan(spec: &PluginSpec, id: &PluginId) -> Result<Plan, SpawnError> {
     let Some((program, arguments)) = spec.command_line().split_first() else {
         return Err(SpawnError::NoCommand(id.to_string()));
     };
-    let unfit = |source| SpawnError::Program { id: id.to_string(), source };
-    let path = program::find(program, spec.variable("PATH").as_deref()).map_err(unfit)?;
-    let mut command = Command::new(&path);
-    command.arg0(program).args(arguments);
-    if let Some(dir) = spec.directory() {
-        command.current_dir(dir);
-    }
-    command.env_remove("PLUGBUS_SOCKET");
-    if spec.variable("PYTHONUNBUFFERED").is_none() {
-        command.env("PYTHONUNBUFFERED", "1");
-    }
-    command.envs(spec.environment());
-    command.env("PLUGBUS_FD", CHILD_SOCKET.to_string()).env("PLUGBUS_ID", id.as_str());
-    spawner::spawn(command, socket)
-        .await
-        .map_err(|error| unfit(program::explain(&path, spec.directory(), error)))
+    let environment = spec.whole_environment(id);
+    let path = environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let path = program::find(program, path)
+        .map_err(|source| SpawnError::Program { id: id.to_string(), source })?;
+    Ok(Plan {
+        program: path,
+        arguments: std::iter::once(program).chain(arguments).cloned().collect(),
+        directory: spec.directory().map(ToOwned::to_owned),
+        environment: environment.into_iter().collect(),
+        limits: spec.limits().collect(),
+        scan: false,
+    })
 }
 
 /// Hands on what the process prints.
@@ -188,66 +196,31 @@ async fn read(
     }
 }
 
-/// Tells the end of the process twice: first to the readers of its output, then, when they have
-/// read the rest, to everybody.
-async fn wait(
-    shared: Arc<Shared>,
-    ended: watch::Sender<Option<Exit>>,
-    readers: [tokio::task::JoinHandle<()>; 2],
-    told: watch::Sender<Option<Exit>>,
-) {
-    let exit = shared.wait().await.unwrap_or_else(|error| {
-        log::error!("cannot wait for process {}: {error}", shared.child.get_ref().pid());
-        Exit::Unknown
-    });
-    ended.send_replace(Some(exit));
-    for reader in readers {
-        if let Err(error) = reader.await {
-            log::error!("reading what a plugin printed failed: {error}");
-        }
-    }
-    told.send_replace(Some(exit));
-}
-
 #[derive(Debug)]
-struct Shared {
-    child: AsyncFd<Child>,
-    /// Locked while the group is signalled, so that its number is still its own.
-    reaped: Mutex<bool>,
+pub(super) struct Shared {
+    pub(super) guardian: AsyncFd<Guardian>,
+    pub(super) plugin: PluginProcess,
+    /// Whether we have killed it.
+    pub(super) killed: AtomicBool,
+    pub(super) killing: Notify,
 }
 
 impl Shared {
-    async fn wait(&self) -> io::Result<Exit> {
-        loop {
-            let mut ready = self.child.readable().await?;
-            if !self.child.get_ref().has_ended()? {
-                ready.clear_ready();
-                continue;
-            }
-            let mut reaped = self.reaped.lock();
-            self.child.get_ref().signal_group(Signal::KILL)?;
-            let exit = self.child.get_ref().reap()?;
-            *reaped = true;
-            return Ok(exit.map_or(Exit::Unknown, Exit::from));
+    fn order(&self, order: u8) {
+        if let Err(error) = self.guardian.get_ref().order(order) {
+            log::error!("cannot reach guardian {}: {error}", self.guardian.get_ref().pid());
         }
     }
 
-    fn signal_group(&self, signal: Signal) {
-        let reaped = self.reaped.lock();
-        if !*reaped && let Err(error) = self.child.get_ref().signal_group(signal) {
-            log::error!("cannot signal process group {}: {error}", self.child.get_ref().pid());
+    /// Everything that ends the plugin, even where its guardian is stopped.
+    fn kill(&self) {
+        // Relaxed: it only chooses words.
+        self.killed.store(true, Ordering::Relaxed);
+        self.order(order::KILL);
+        if let Err(error) = self.guardian.get_ref().wake().and_then(|()| self.plugin.kill()) {
+            log::error!("cannot kill process {}: {error}", self.plugin.pid());
         }
-    }
-}
-
-/// Only a runtime that ends before the process gets here: the task that waits is gone.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if !*self.reaped.get_mut()
-            && let Err(error) = self.child.get_ref().kill_and_reap()
-        {
-            log::error!("cannot kill process {}: {error}", self.child.get_ref().pid());
-        }
+        self.killing.notify_one();
     }
 }
 
@@ -256,8 +229,9 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fs;
     use std::io::{BufRead, BufReader, Read};
-    use std::process::Stdio;
+    use std::process::{Command, Stdio};
 
+    use parking_lot::Mutex;
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 

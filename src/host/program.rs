@@ -1,9 +1,8 @@
 //! Finds the program of a plugin, and says why it cannot be executed.
 //!
 //! What the system says is an error number: "no such file" stands for a missing program, a missing
-//! interpreter and a missing loader alike. Files are looked at for the words only; whether a
-//! program can be executed is found out by executing it, except where the C library would hand what
-//! the system refuses to a shell.
+//! interpreter and a missing loader alike. Files are looked at for the words, and so that most
+//! starts that cannot succeed are not tried; the last word has the system.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -12,7 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
+use rustix::process::geteuid;
 use thiserror::Error;
 
 /// Why a program cannot be executed.
@@ -33,13 +33,45 @@ pub enum ProgramError {
     /// The plugin's directory.
     #[error("its directory {} does not exist", .0.display())]
     NoSuchDirectory(PathBuf),
+    /// The plugin's directory, for another reason.
+    #[error("it cannot use its directory {}: {source}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A directory on the way to the program is closed to this user.
+    #[error(
+        "the user of this process, {user}, may not pass through {} (mode {mode:04o}, \
+         owner {owner}), where the program is",
+        path.display()
+    )]
+    ClosedDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Whose it is.
+        owner: u32,
+        /// As whom this process runs.
+        user: u32,
+    },
+    /// The file system does not execute anything.
+    #[error(
+        "{} is on a file system that is mounted without permission to execute (noexec): move it, \
+         or have its interpreter read it (\"python3 FILE\")",
+        .0.display()
+    )]
+    NoExecMount(PathBuf),
     /// It cannot be executed at all.
     #[error("{} is a directory", .0.display())]
     IsADirectory(PathBuf),
     /// The permission is missing.
     #[error(
-        "{} is not executable (mode {mode:04o}, owner {owner}): run `chmod +x {}`{}",
+        "{} is not executable{} (mode {mode:04o}, owner {owner}): run `chmod +x {}`{}",
         path.display(),
+        if owner == user { String::new() } else { format!(" for user {user}") },
         path.display(),
         interpreter_hint(path)
     )]
@@ -50,6 +82,8 @@ pub enum ProgramError {
         mode: u32,
         /// Whose it is.
         owner: u32,
+        /// As whom this process runs.
+        user: u32,
     },
     /// The first line of a script names something that is not there.
     #[error(
@@ -127,15 +161,27 @@ pub(crate) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Pro
     }))
 }
 
-/// Why executing `path`, which [`find`] gave, failed with `error`.
-pub(crate) fn explain(path: &Path, dir: Option<&Path>, error: io::Error) -> ProgramError {
-    if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
-        return ProgramError::NoSuchDirectory(dir.to_owned());
+/// Why `path` cannot be the plugin's directory.
+pub(crate) fn explain_directory(path: PathBuf, source: io::Error) -> ProgramError {
+    match source.kind() {
+        io::ErrorKind::NotFound => ProgramError::NoSuchDirectory(path),
+        _ => ProgramError::Directory { path, source },
     }
+}
+
+/// Why executing `path`, which [`find`] gave, failed with `error`.
+pub(crate) fn explain(path: &Path, error: io::Error) -> ProgramError {
     if let Err(reason) = check(path) {
         return reason;
     }
     let path = path.to_owned();
+    if is_denied(&error)
+        && let Ok(head) = read_head(&path)
+        && let Some(interpreter) = script_interpreter(&head)
+        && let Err(reason) = check(Path::new(&interpreter))
+    {
+        return reason;
+    }
     if error.kind() == io::ErrorKind::NotFound
         && let Ok(head) = read_head(&path)
     {
@@ -159,11 +205,22 @@ fn check(path: &Path) -> Result<(), ProgramError> {
         {
             return Err(ProgramError::NoSuchFile(owned()));
         }
-        Err(source) => return Err(ProgramError::System { path: owned(), source }),
+        Err(source) => {
+            let closed = closed_directory(path).filter(|_| is_denied(&source));
+            return Err(match closed {
+                Some(closed) => closed,
+                None => ProgramError::System { path: owned(), source },
+            });
+        }
     };
     if access(path, Access::EXEC_OK).is_err() {
-        let (mode, owner) = (metadata.permissions().mode() & 0o7777, metadata.uid());
-        return Err(ProgramError::NotExecutable { path: owned(), mode, owner });
+        let (mode, owner) = permissions(&metadata);
+        let mounted_noexec =
+            statvfs(path).is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::NOEXEC));
+        return Err(match mounted_noexec && mode & 0o111 != 0 {
+            true => ProgramError::NoExecMount(owned()),
+            false => ProgramError::NotExecutable { path: owned(), mode, owner, user: user() },
+        });
     }
     // What may be executed need not be readable; then the system has the last word.
     let Ok(head) = read_head(path) else { return Ok(()) };
@@ -177,6 +234,29 @@ fn check(path: &Path) -> Result<(), ProgramError> {
         None if head.starts_with(b"#!") || has_other_formats() => Ok(()),
         None => Err(ProgramError::NotAProgram(owned())),
     }
+}
+
+/// The first directory on the way to `path` through which this user may not go.
+fn closed_directory(path: &Path) -> Option<ProgramError> {
+    let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
+    ancestors.reverse();
+    let closed =
+        ancestors.into_iter().find(|directory| access(*directory, Access::EXEC_OK).is_err());
+    let (mode, owner) = permissions(&fs::metadata(closed?).ok()?);
+    Some(ProgramError::ClosedDirectory { path: closed?.to_owned(), mode, owner, user: user() })
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// Mode and owner.
+fn permissions(metadata: &fs::Metadata) -> (u32, u32) {
+    (metadata.permissions().mode() & 0o7777, metadata.uid())
+}
+
+fn user() -> u32 {
+    geteuid().as_raw()
 }
 
 fn read_head(path: &Path) -> io::Result<Vec<u8>> {

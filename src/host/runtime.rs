@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::manifest::Manifest;
-use super::spec::PluginSpec;
+use super::spec::{Limit, PluginSpec};
 use super::suggest::did_you_mean;
 use crate::id::PluginId;
 
@@ -111,6 +111,16 @@ impl Manifest {
         };
         command.extend(self.run.args.iter().map(Into::into));
         let spec = PluginSpec::command(self.id.as_str(), command).dir(dir);
+        let spec = self.run.pass_env.iter().fold(spec, |spec, name| spec.pass_env(name));
+        let limits = &self.limits;
+        let limits = [
+            (Limit::Data, limits.memory.map(|size| size.0)),
+            (Limit::OpenFiles, limits.fds),
+            (Limit::FileSize, limits.file_size.map(|size| size.0)),
+            (Limit::CoreSize, limits.core.map(|size| size.0)),
+        ];
+        let limits = limits.into_iter().filter_map(|(limit, value)| Some((limit, value?)));
+        let spec = limits.fold(spec, |spec, (limit, value)| spec.limit(limit, value));
         Ok(self.run.env.iter().fold(spec, |spec, (name, value)| spec.env(name, value)))
     }
 

@@ -1,34 +1,33 @@
-//! The one thread that starts every plugin process.
+//! The one thread that starts every guardian.
 //!
-//! A child asks the kernel to be killed when its parent dies, and the kernel takes "parent" to be
-//! the *thread* that forked. A runtime ends its threads when it likes, so children are started by a
-//! thread that ends with the process and not before. There is one for the whole process, however
+//! A guardian asks the kernel to be told when its parent dies, and the kernel takes "parent" to be
+//! the *thread* that forked. A runtime ends its threads when it likes, so guardians are started by
+//! a thread that ends with the process and not before. There is one for the whole process, however
 //! many brokers it has.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::limit;
-use crate::sys::process::{self, Child, ChildOutput};
+use crate::sys::guardian::{self, Guardian, Output, Plan};
 
-/// Starts `command` with `socket` as its descriptor 3; see [`process::spawn`].
+/// Starts a guardian for `plan`; see [`guardian::start`].
 ///
-/// When the caller goes away before the answer, the child is killed.
-pub(crate) async fn spawn(command: Command, socket: OwnedFd) -> io::Result<(Child, ChildOutput)> {
+/// When the caller goes away before the answer, the plugin is killed.
+pub(crate) async fn spawn(plan: Plan, socket: OwnedFd) -> io::Result<(Guardian, Output)> {
     let (answer, answered) = oneshot::channel();
-    submit(Order { command, socket, answer })?;
+    submit(Order { plan, socket, answer })?;
     answered.await.unwrap_or_else(|_| Err(io::Error::other("the spawning thread has ended")))
 }
 
 struct Order {
-    command: Command,
+    plan: Plan,
     socket: OwnedFd,
-    answer: oneshot::Sender<io::Result<(Child, ChildOutput)>>,
+    answer: oneshot::Sender<io::Result<(Guardian, Output)>>,
 }
 
 fn submit(order: Order) -> io::Result<()> {
@@ -54,14 +53,11 @@ fn start() -> io::Result<SyncSender<Order>> {
 
 /// Ends with the process: the queue's other end is in a static.
 fn run(orders: &Receiver<Order>) {
-    while let Ok(Order { mut command, socket, answer }) = orders.recv() {
-        let result = process::spawn(&mut command, socket.as_fd());
+    while let Ok(Order { plan, socket, answer }) = orders.recv() {
+        let result = guardian::start(&plan, socket.as_fd());
         drop(socket);
-        if let Err(Ok((child, _))) = answer.send(result)
-            && let Err(error) = child.kill_and_reap()
-        {
-            log::error!("process {} was started for nobody and stays: {error}", child.pid());
-        }
+        // Started for nobody: dropping a guardian ends it.
+        let _nobody_waits = answer.send(result).is_err();
     }
 }
 

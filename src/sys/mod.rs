@@ -4,9 +4,9 @@
 
 #[cfg(feature = "plugin")]
 pub(crate) mod fd;
+#[cfg(feature = "broker")]
+pub(crate) mod guardian;
 #[cfg(feature = "cli")]
 pub(crate) mod limits;
 #[cfg(feature = "broker")]
 pub(crate) mod peer;
-#[cfg(feature = "broker")]
-pub(crate) mod process;

@@ -25,6 +25,8 @@ pub struct Run {
     pub args: Vec<String>,
     /// Variables that are added to its environment.
     pub env: BTreeMap<String, String>,
+    /// Variables of the broker that it may see, beside `PATH`, `HOME`, `LANG` and their like.
+    pub pass_env: Vec<String>,
     /// Where it runs, relative to the manifest. Unless given, where the manifest is.
     pub dir: Option<PathBuf>,
     /// Processes that share its requests.
@@ -40,6 +42,7 @@ impl Default for Run {
             command: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::new(),
+            pass_env: Vec::new(),
             dir: None,
             instances: 1,
         }
@@ -91,6 +94,7 @@ impl Run {
                     self.env.insert(name.clone(), variable.string()?.to_owned());
                 }
             }
+            "pass_env" => self.pass_env = owned(entry.strings("[\"API_TOKEN\"]")?),
             "dir" => self.dir = Some(base.join(entry.string()?)),
             "instances" => {
                 let count = read_count(entry)?;
@@ -109,8 +113,8 @@ impl Run {
         !self.command.is_empty() || self.entry.is_some()
     }
 
-    pub(crate) const KEYS: [&str; 7] =
-        ["runtime", "entry", "command", "args", "env", "dir", "instances"];
+    pub(crate) const KEYS: [&str; 8] =
+        ["runtime", "entry", "command", "args", "env", "pass_env", "dir", "instances"];
 }
 
 /// One text names both a command and a runtime or an entry: which of them is meant is not for us to
