@@ -17,19 +17,23 @@ use serde_json::{Value, json};
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("plugin") => run_plugin(),
-        _ => the_inherited_connection_is_taken_from_the_environment(),
+        Some("threads") => run_plugin_among_threads(),
+        _ => ["plugin", "threads"]
+            .into_iter()
+            .for_each(the_inherited_connection_is_taken_from_the_environment),
     }
 }
 
 /// What the plugin sees of the inherited connection once it exists.
-fn the_inherited_connection_is_taken_from_the_environment() {
+fn the_inherited_connection_is_taken_from_the_environment(mode: &str) {
     let broker = TestBroker::start();
     let id = PluginId::parse("child").unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     broker.runtime.block_on(broker.broker.attach(ours, id.clone())).unwrap();
     let mut child = Command::new("sh")
-        .args(["-c", "exec \"$0\" plugin 3<&0 </dev/null"])
+        .args(["-c", "exec \"$0\" $1 3<&0 </dev/null"])
         .arg(std::env::current_exe().unwrap())
+        .arg(mode)
         .env("PLUGBUS_FD", "3")
         .env("PLUGBUS_ID", "child")
         .stdin(OwnedFd::from(theirs))
@@ -53,6 +57,13 @@ fn run_plugin() {
     let plugin = Plugin::new("child").method("look", look);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(plugin.run()).unwrap();
+}
+
+/// A runtime with threads of its own, begun before the plugin is made.
+fn run_plugin_among_threads() {
+    plugin::take_inherited().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(Plugin::new("child").method("look", look).run()).unwrap();
 }
 
 async fn look((): (), _: &Context) -> Result<Value> {

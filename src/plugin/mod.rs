@@ -66,6 +66,7 @@ pub use self::channel::{ChannelSender, Progress};
 pub use self::client::Client;
 pub use self::context::Context;
 use self::dial::Endpoint;
+pub use self::dial::take_inherited;
 pub use self::error::{Error, Refusal, Result};
 pub use self::event::{Event, Gap, Message, Received, Signal};
 use self::handler::{
@@ -131,8 +132,8 @@ enum Last {
 impl Plugin {
     /// A plugin with this id, which has to be the configured one where the supervisor started it.
     ///
-    /// Make it before the process has more threads: only then can `PLUGBUS_FD` leave the
-    /// environment.
+    /// Make it before the process has more threads, or call [`take_inherited`] then: only while
+    /// there is one can `PLUGBUS_FD` leave the environment.
     pub fn new(id: impl Into<String>) -> Self {
         let id = id.into();
         let mut plugin = Self {

@@ -48,7 +48,7 @@ fn remove_variable(name: &str) {
     if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
         log::warn!(
             "{name} stays in the environment: this process has several threads already; \
-             make the plugin before them"
+             make the plugin before them, or call `take_inherited` first in `main`"
         );
         return;
     }

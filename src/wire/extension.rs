@@ -21,26 +21,18 @@ impl RequestExtension {
     /// The bytes on the wire.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; 40] {
-        let mut bytes = [0; 40];
-        bytes[0..4].copy_from_slice(&self.deadline_ms.to_le_bytes());
-        bytes[8..24].copy_from_slice(&self.trace);
-        bytes[24..32].copy_from_slice(&self.span.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.nonce.to_le_bytes());
-        bytes
+        pack(u64::from(self.deadline_ms), self.trace, self.span, self.nonce)
     }
 
     /// Reads it; a frame without one gives the default.
     #[must_use]
     pub fn of(frame: &FrameView<'_>) -> Self {
-        match frame.extension().first_chunk::<40>() {
-            Some(bytes) => Self {
-                deadline_ms: u32::from_le_bytes(field(bytes, 0)),
-                trace: field(bytes, 8),
-                span: u64::from_le_bytes(field(bytes, 24)),
-                nonce: u64::from_le_bytes(field(bytes, 32)),
-            },
-            None => Self::default(),
-        }
+        unpack(frame).map_or_else(Self::default, |(first, trace, span, nonce)| Self {
+            deadline_ms: first as u32, // The other half is reserved.
+            trace,
+            span,
+            nonce,
+        })
     }
 }
 
@@ -61,26 +53,18 @@ impl MessageExtension {
     /// The bytes on the wire.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; 40] {
-        let mut bytes = [0; 40];
-        bytes[0..8].copy_from_slice(&self.key.to_le_bytes());
-        bytes[8..24].copy_from_slice(&self.trace);
-        bytes[24..32].copy_from_slice(&self.span.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.nonce.to_le_bytes());
-        bytes
+        pack(self.key, self.trace, self.span, self.nonce)
     }
 
     /// Reads it; a frame without one gives the default.
     #[must_use]
     pub fn of(frame: &FrameView<'_>) -> Self {
-        match frame.extension().first_chunk::<40>() {
-            Some(bytes) => Self {
-                key: u64::from_le_bytes(field(bytes, 0)),
-                trace: field(bytes, 8),
-                span: u64::from_le_bytes(field(bytes, 24)),
-                nonce: u64::from_le_bytes(field(bytes, 32)),
-            },
-            None => Self::default(),
-        }
+        unpack(frame).map_or_else(Self::default, |(first, trace, span, nonce)| Self {
+            key: first,
+            trace,
+            span,
+            nonce,
+        })
     }
 }
 
@@ -101,6 +85,23 @@ impl CallReference {
         let bytes = frame.extension().first_chunk::<8>()?;
         Some(Self(SessionId(u64::from_le_bytes(*bytes))))
     }
+}
+
+/// What both long blocks look like: a first word of their own, then trace, span and nonce.
+fn pack(first: u64, trace: [u8; 16], span: u64, nonce: u64) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[0..8].copy_from_slice(&first.to_le_bytes());
+    bytes[8..24].copy_from_slice(&trace);
+    bytes[24..32].copy_from_slice(&span.to_le_bytes());
+    bytes[32..40].copy_from_slice(&nonce.to_le_bytes());
+    bytes
+}
+
+#[inline]
+fn unpack(frame: &FrameView<'_>) -> Option<(u64, [u8; 16], u64, u64)> {
+    let bytes = frame.extension().first_chunk::<40>()?;
+    let word = |offset| u64::from_le_bytes(field(bytes, offset));
+    Some((word(0), field(bytes, 8), word(24), word(32)))
 }
 
 fn field<const N: usize>(bytes: &[u8; 40], offset: usize) -> [u8; N] {

@@ -42,6 +42,7 @@ QUEUE_MESSAGES = 16_384  # Events that wait here for a handler, unless it says o
 QUEUE_BYTES = 1 << 20
 # A subscription that must not shed may hold this much; the protocol has no way to hold up one
 # topic once its events are in our socket.
+BLOCKED_MESSAGES = 1 << 20
 BLOCKED_BYTES = 64 << 20
 
 GapHandler = Callable[[Gap], object]
@@ -932,7 +933,7 @@ def queue_bounds(
 ) -> tuple[int, int]:
     """How many events and bytes may wait in this process for one subscription."""
     if overflow == "block":
-        return 1 << 62, BLOCKED_BYTES
+        return BLOCKED_MESSAGES, BLOCKED_BYTES
     return queue_messages or QUEUE_MESSAGES, queue_bytes or QUEUE_BYTES
 
 

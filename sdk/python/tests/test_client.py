@@ -7,10 +7,11 @@ import os
 import struct
 import threading
 import unittest
+from unittest import mock
 
 from fake import CALLER, WAIT, client  # First, because it finds the package.
 import plugbus
-from plugbus import _msgpack
+from plugbus import _client, _msgpack
 
 
 class Doing:
@@ -318,6 +319,18 @@ class Listening(ClientCase):
         events.close()
         self.assertEqual(self.broker.expect("unsubscribe").map, {"subscription": 3})
         self.assertEqual(list(events), [])
+
+    def test_a_blocking_subscription_keeps_the_oldest_and_is_bounded(self):
+        self.connect()
+        with mock.patch.object(_client, "BLOCKED_MESSAGES", 3):
+            events = self.subscribe("a.*", overflow="block")
+        self.broker.announce(7, "topic", "a.b", "bob")
+        for number in range(1, 6):
+            # Without payload: the number is what is bounded, not only the bytes.
+            self.broker.send("event", route=7, id=number, session=CALLER, body=b"")
+        self.settle()
+        self.assertEqual(events.missed, 2)
+        self.assertEqual([next(events).id for _ in range(3)], [1, 2, 3])
 
     def test_iteration_ends_with_the_broker(self):
         self.connect()
