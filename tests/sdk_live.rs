@@ -136,9 +136,11 @@ fn a_channel_keeps_its_order() {
         let _plugin = start(plugin, "sink", &socket).await;
         let client = plugin::connect_to(&socket).await.unwrap();
         let sender = client.sender("sink/bulk").await.unwrap();
-        for number in 0..COUNT {
+        for number in 0..COUNT / 2 {
             assert_eq!(sender.send(&number.to_le_bytes()).await.unwrap(), number + 1);
         }
+        let rest: Vec<[u8; 8]> = (COUNT / 2..COUNT).map(u64::to_le_bytes).collect();
+        assert_eq!(sender.send_all(&rest).await.unwrap(), Some(COUNT));
         sender.flush().await.unwrap();
         assert_eq!(sender.progress().accepted, COUNT);
         sender.completed().await.unwrap();

@@ -21,7 +21,7 @@ use crate::error::{Code, Fault};
 use crate::id::{ChannelName, MethodName, Topic};
 use crate::limit;
 use crate::net::link::{Inbound, Link, LinkError};
-use crate::peer::{CallId, Payload, PeerEvent, PeerSettings};
+use crate::peer::{CallId, Delivered, Payload, PeerEvent, PeerSettings};
 use crate::wire::ContentType;
 use crate::wire::body::{self, Announce, Register, RouteKind, Signal, Subscribe};
 
@@ -135,6 +135,11 @@ impl Dispatch {
             }
             PeerEvent::Message { slot, id, attempt, payload, .. } => {
                 self.message(slot, id, attempt, payload);
+            }
+            PeerEvent::Messages { slot, run } => {
+                for Delivered { id, attempt, payload, .. } in run {
+                    self.message(slot, id, attempt, payload);
+                }
             }
             PeerEvent::Event { slot, payload, .. } => self.event(slot, &payload),
             PeerEvent::Missed { first, last, .. } => self.missed += last - first + 1,

@@ -14,8 +14,7 @@ pub(super) struct RouteIn {
 
 impl RouteIn {
     pub(super) fn new(kind: RouteKind) -> Self {
-        let redelivery = Redelivery { last: 0, attempt: 1 };
-        Self { kind, redelivery, delivered: 0, acked: 0 }
+        Self { kind, redelivery: Self::FRESH, delivered: 0, acked: 0 }
     }
 
     /// The ids up to `redelivery.last` may have been handled before.
@@ -23,11 +22,11 @@ impl RouteIn {
         self.redelivery = redelivery;
     }
 
-    /// Notes a message. Gives its attempt.
+    /// Notes messages up to `last`. Gives which of them may have been handled before.
     #[inline]
-    pub(super) fn deliver(&mut self, id: u64) -> u32 {
-        self.delivered = self.delivered.max(id);
-        if id <= self.redelivery.last { self.redelivery.attempt } else { 1 }
+    pub(super) fn deliver(&mut self, last: u64) -> Redelivery {
+        self.delivered = self.delivered.max(last);
+        self.redelivery
     }
 
     /// Ids up to `last` will not come.
@@ -43,17 +42,21 @@ impl RouteIn {
         self.acked = id;
         true
     }
+
+    /// Nothing comes again.
+    pub(super) const FRESH: Redelivery = Redelivery { last: 0, attempt: 1 };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::run::attempt_of;
 
     #[test]
     fn only_what_came_again_has_a_higher_attempt() {
         let mut route = RouteIn::new(RouteKind::Channel);
         route.redeliver(Redelivery { last: 6, attempt: 3 });
-        assert_eq!([5, 6, 7].map(|id| route.deliver(id)), [3, 3, 1]);
+        assert_eq!([5, 6, 7].map(|id| attempt_of(id, route.deliver(id))), [3, 3, 1]);
     }
 
     #[test]

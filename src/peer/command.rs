@@ -2,14 +2,17 @@
 //!
 //! The file is longer than most: one function for each thing that a peer can be told to do.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::calls::What;
+use super::channel_out::ChannelOut;
 use super::output::Head;
-use super::{CallId, CommandError, Moment, Opening, Payload, Peer};
+use super::routes::RouteTable;
+use super::{CallId, CommandError, Moment, Opening, Payload, Peer, RouteOut};
 use crate::error::{Code, Fault};
 use crate::id::RouteId;
 use crate::limit;
@@ -87,7 +90,7 @@ impl Peer {
         if self.routes_out.find(route).is_none_or(|(_, entry)| entry.kind != RouteKind::Method) {
             return Err(CommandError::NoRoute(route));
         }
-        self.require_size(payload)?;
+        self.output.require_size(payload)?;
         if !options.no_reply {
             self.calls_out.check_limits()?;
         }
@@ -136,7 +139,7 @@ impl Peer {
         if self.calls_in.end(call) != Some(false) || !self.is_ready() {
             return false;
         }
-        let too_large = result.ok().and_then(|(_, body)| self.require_size(body).err());
+        let too_large = result.ok().and_then(|(_, body)| self.output.require_size(body).err());
         let extension = CallReference(call.caller).to_bytes();
         let fault = match (&result, &too_large) {
             (Err(fault), _) => Some(*fault),
@@ -182,17 +185,8 @@ impl Peer {
         now: Moment,
     ) -> Result<u64, CommandError> {
         self.require_ready()?;
-        self.require_size(payload)?;
-        let Some((_, entry)) = self.routes_out.find(route) else {
-            return Err(CommandError::NoRoute(route));
-        };
-        let kind = match entry.kind {
-            RouteKind::Channel => Kind::MESSAGE,
-            RouteKind::Topic => Kind::EVENT,
-            RouteKind::Broadcast => Kind::BROADCAST,
-            RouteKind::Method => return Err(CommandError::NoRoute(route)),
-        };
-        let channel = entry.channel.as_mut().expect("only methods have none");
+        self.output.require_size(payload)?;
+        let (kind, channel) = stream_out(&mut self.routes_out, route)?;
         let id = channel.next().ok_or(CommandError::WindowFull)?;
         let head = Head { kind, route, id, content: options.content, flags: 0, unix: now.unix };
         let size = match options.extension() {
@@ -201,6 +195,46 @@ impl Peer {
         };
         channel.sent(size);
         Ok(id)
+    }
+
+    /// Sends several, in order, until one cannot be sent or `output_max` bytes wait to be written.
+    /// Gives the ids of those that were, at least one unless there are no payloads.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send), where the first one cannot be sent.
+    #[inline]
+    pub fn send_many<B: AsRef<[u8]>>(
+        &mut self,
+        route: RouteId,
+        payloads: &[B],
+        options: &SendOptions,
+        now: Moment,
+        output_max: usize,
+    ) -> Result<Range<u64>, CommandError> {
+        self.require_ready()?;
+        let (kind, channel) = stream_out(&mut self.routes_out, route)?;
+        let extension = options.extension();
+        let extension = extension.as_ref().map_or(&[][..], |extension| extension);
+        let mut head =
+            Head { kind, route, id: 0, content: options.content, flags: 0, unix: now.unix };
+        let mut sent = 0..0;
+        for payload in payloads {
+            let payload = payload.as_ref();
+            let fits = self.output.require_size(payload);
+            head.id = match fits.and_then(|()| channel.next().ok_or(CommandError::WindowFull)) {
+                Ok(id) => id,
+                Err(error) if sent.is_empty() => return Err(error),
+                Err(_) => break,
+            };
+            channel.sent(self.output.append(&head, extension, payload));
+            let first = if sent.is_empty() { head.id } else { sent.start };
+            sent = first..head.id + 1;
+            if self.output.buffer.len() >= output_max {
+                break;
+            }
+        }
+        Ok(sent)
     }
 
     /// Acknowledges all messages of an announced route up to `id`. Says nothing twice, and
@@ -358,21 +392,6 @@ impl Peer {
         if self.is_ready() { Ok(()) } else { Err(CommandError::NoSession) }
     }
 
-    #[inline]
-    fn require_size(&self, payload: &[u8]) -> Result<(), CommandError> {
-        if payload.len() as u64 <= self.output.message_max {
-            return Ok(());
-        }
-        Err(CommandError::Fault(Fault::new(
-            Code::TooLarge,
-            format!(
-                "message of {} bytes is over the limit of {}",
-                payload.len(),
-                self.output.message_max
-            ),
-        )))
-    }
-
     /// Longer than any process lives, short enough to be added to a clock.
     pub(super) const TIMEOUT_MAX: Duration = Duration::from_millis(u32::MAX as u64);
 }
@@ -404,6 +423,24 @@ impl Payload {
     pub fn message_pack(body: bytes::Bytes) -> Self {
         Self { content: ContentType::MessagePack, body }
     }
+}
+
+/// What the frames of a route are, and its numbering.
+#[inline]
+fn stream_out(
+    routes: &mut RouteTable<RouteOut>,
+    route: RouteId,
+) -> Result<(Kind, &mut ChannelOut), CommandError> {
+    let Some((_, entry)) = routes.find(route) else {
+        return Err(CommandError::NoRoute(route));
+    };
+    let kind = match entry.kind {
+        RouteKind::Channel => Kind::MESSAGE,
+        RouteKind::Topic => Kind::EVENT,
+        RouteKind::Broadcast => Kind::BROADCAST,
+        RouteKind::Method => return Err(CommandError::NoRoute(route)),
+    };
+    Ok((kind, entry.channel.as_mut().expect("only methods have none")))
 }
 
 fn control_body<T: Serialize>(body: &T) -> Result<bytes::Bytes, CommandError> {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::run::MessageRun;
 use crate::error::Fault;
 use crate::id::{RouteId, SessionId};
 use crate::wire::ContentType;
@@ -82,6 +83,13 @@ pub enum PeerEvent {
         timestamp: u64,
         /// The content.
         payload: Payload,
+    },
+    /// At least two messages of a channel of ours that came back to back, to be acknowledged.
+    Messages {
+        /// The announced route.
+        slot: usize,
+        /// The messages.
+        run: MessageRun,
     },
     /// An event or a broadcast.
     Event {

@@ -9,12 +9,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::channel_in::RouteIn;
 use super::output::Head;
+use super::run::{MessageRun, attempt_of};
 use super::{CallId, Moment, Payload, Peer, PeerEvent, Progress, State};
 use crate::error::{Code, Fault, FrameError};
 use crate::id::RouteId;
 use crate::wire::body::{self, Announce, Credit, Redelivery, RouteKind};
 use crate::wire::{
-    CallReference, Flags, FrameView, HEADER_SIZE, Header, Kind, RequestExtension, scan_frame,
+    CallReference, Flags, FrameView, HEADER_SIZE, Header, Kind, RequestExtension, TRAILER_SIZE,
+    scan_frame,
 };
 
 impl Peer {
@@ -61,6 +63,10 @@ impl Peer {
     fn handle_frames(&mut self, input: &Bytes, now: Moment) -> Result<usize, FrameError> {
         let mut used = 0;
         while let Some(frame) = scan_frame(&input[used..], self.output.payload_max)? {
+            if is_plain_message(&frame.header) && self.collector.is_idle() {
+                used = self.handle_run(input, used, &frame.header)?;
+                continue;
+            }
             let size = frame.bytes().len();
             let body_start = used + HEADER_SIZE + frame.header.extension_size();
             let body = body_start..body_start + frame.body().len();
@@ -70,7 +76,49 @@ impl Peer {
         Ok(used)
     }
 
-    #[inline]
+    /// Handles the message at `start` and those of the same route right behind it, which is how
+    /// they come when there are many. Gives the end of the last one.
+    fn handle_run(
+        &mut self,
+        input: &Bytes,
+        start: usize,
+        first: &Header,
+    ) -> Result<usize, FrameError> {
+        let mut end = start + first.frame_size();
+        let (mut count, mut last) = (1, first.message_id);
+        let outcome = loop {
+            match scan_frame(&input[end..], self.output.payload_max) {
+                Ok(Some(frame))
+                    if is_plain_message(&frame.header) && frame.header.route == first.route =>
+                {
+                    end += frame.bytes().len();
+                    count += 1;
+                    last = last.max(frame.header.message_id);
+                }
+                Ok(_) => break Ok(end),
+                Err(error) => break Err(error),
+            }
+        };
+        if count == 1 {
+            let body = start + HEADER_SIZE + first.extension_size()..end - TRAILER_SIZE;
+            self.handle_message(first, input.slice(body));
+            return outcome;
+        }
+        let frames = input.slice(start..end);
+        match self.routes_in.find(first.route) {
+            Some((slot, route)) => {
+                let run = MessageRun::new(frames, count, route.deliver(last));
+                self.events.push_back(PeerEvent::Messages { slot, run });
+            }
+            None => {
+                for message in MessageRun::new(frames, count, RouteIn::FRESH) {
+                    self.not_announced(&Header { message_id: message.id, ..*first });
+                }
+            }
+        }
+        outcome
+    }
+
     fn handle_frame(
         &mut self,
         frame: &FrameView<'_>,
@@ -80,12 +128,7 @@ impl Peer {
     ) {
         let header = &frame.header;
         if header.flags.0 & (Flags::MORE | Flags::COMPRESSED) == 0 && self.collector.is_idle() {
-            if header.kind == Kind::MESSAGE {
-                self.handle_message(header, input.slice(body));
-            } else {
-                self.handle_whole(header, frame, input.slice(body), now);
-            }
-            return;
+            return self.handle_whole(header, frame, input.slice(body), now);
         }
         self.handle_odd(frame, input, body, now);
     }
@@ -209,12 +252,11 @@ impl Peer {
         }
     }
 
-    #[inline]
     fn handle_message(&mut self, header: &Header, body: Bytes) {
         let Some((slot, route)) = self.routes_in.find(header.route) else {
             return self.not_announced(header);
         };
-        let attempt = route.deliver(header.message_id);
+        let attempt = attempt_of(header.message_id, route.deliver(header.message_id));
         self.events.push_back(PeerEvent::Message {
             slot,
             id: header.message_id,
@@ -411,6 +453,12 @@ impl Peer {
         let (route, message_id) = (header.route, header.message_id);
         self.events.push_back(PeerEvent::Fault { route, message_id, fault });
     }
+}
+
+/// A message that is one frame and needs no unpacking.
+#[inline]
+fn is_plain_message(header: &Header) -> bool {
+    header.kind == Kind::MESSAGE && header.flags.0 & (Flags::MORE | Flags::COMPRESSED) == 0
 }
 
 fn call_of(header: &Header) -> CallId {

@@ -20,6 +20,7 @@ mod event;
 mod input;
 mod output;
 mod routes;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use self::command::{RequestOptions, SendOptions};
 pub use self::event::{CallId, Payload, PeerEvent};
 use self::output::{Head, Output};
 use self::routes::{FastMap, RouteTable};
+pub use self::run::{Delivered, MessageRun};
 use crate::error::{Code, Fault, FrameError};
 use crate::id::{RouteId, SessionId};
 use crate::limit;

@@ -2,6 +2,8 @@
 
 use bytes::BytesMut;
 
+use super::CommandError;
+use crate::error::{Code, Fault};
 use crate::id::{RouteId, SessionId};
 use crate::limit;
 use crate::wire::{ContentType, Flags, FrameBuilder, Kind, compress_frame, split_chunks};
@@ -47,6 +49,16 @@ impl Output {
             flags: 0,
             compress_min: None,
         }
+    }
+
+    #[inline]
+    pub(super) fn require_size(&self, payload: &[u8]) -> Result<(), CommandError> {
+        let (size, max) = (payload.len(), self.message_max);
+        if size as u64 <= max {
+            return Ok(());
+        }
+        let message = format!("message of {size} bytes is over the limit of {max}");
+        Err(CommandError::Fault(Fault::new(Code::TooLarge, message)))
     }
 
     /// Appends one message in as many frames as it takes. Gives the size of all payloads, which

@@ -40,8 +40,8 @@ fn a_refused_hello_says_why() {
     assert!(!side.peer.is_ready());
 }
 
-/// However the kernel chops the stream, the events are the same: every seventh first cut, with
-/// every second one.
+/// However the kernel chops the stream, the events are the same but for messages that stay
+/// together: every seventh first cut, with every second one.
 #[test]
 fn cuts_do_not_change_events() {
     let stream = [
@@ -51,13 +51,120 @@ fn cuts_do_not_change_events() {
         message(7, 2, b""),
     ]
     .concat();
-    let expected = format!("{:?}", events_of(&[&stream]));
+    let together = events_of(&[&stream]);
+    assert!(matches!(together[2], PeerEvent::Messages { .. }), "{together:?}");
+    let expected = format!("{:?}", apart(together));
     for first in (0..=stream.len()).step_by(7) {
         for second in first..=stream.len() {
             let cut = [&stream[..first], &stream[first..second], &stream[second..]];
-            assert_eq!(format!("{:?}", events_of(&cut)), expected, "cut at {first} and {second}");
+            let events = format!("{:?}", apart(events_of(&cut)));
+            assert_eq!(events, expected, "cut at {first} and {second}");
         }
     }
+}
+
+/// What stands between two messages of a route parts them, and each keeps what it came with.
+#[test]
+fn messages_that_came_back_to_back_stay_together() {
+    let mut side = Side::ready();
+    side.receive(&announce(7, RouteKind::Channel, "inbox"));
+    side.receive(&announce(8, RouteKind::Channel, "other"));
+    side.events();
+    let again = Redelivery { last: 4, attempt: 2 }.to_bytes();
+    let again = FrameBuilder::new(Kind::REDELIVERY).route(RouteId(7)).build(b"", &again);
+    let text = FrameBuilder::new(Kind::MESSAGE).route(RouteId(7)).timestamp(55);
+    let text = text.content(ContentType::Text).message_id(5).build(&[0; 40], b"five");
+    let packed = FrameBuilder::new(Kind::MESSAGE).route(RouteId(7)).message_id(7);
+    let packed = packed.flags(Flags::COMPRESSED).build(b"", &compress_frame(&[9; 500]).unwrap());
+    let stream = [
+        message(7, 1, b"1"),
+        message(7, 2, b"2"),
+        message(8, 1, b"x"),
+        again,
+        message(7, 3, b"3"),
+        message(7, 4, b""),
+        text,
+        message(7, 6, b"6"),
+        packed,
+    ];
+    side.receive(&stream.concat());
+    let events = side.events();
+    let sizes: Vec<usize> = events
+        .iter()
+        .map(|event| match event {
+            PeerEvent::Messages { run, .. } => run.len(),
+            PeerEvent::Message { .. } => 1,
+            event => panic!("{event:?}"),
+        })
+        .collect();
+    assert_eq!(sizes, [2, 1, 4, 1]);
+    let told: Vec<(usize, u64, u32, u64, Payload)> = apart(events)
+        .into_iter()
+        .map(|event| match event {
+            PeerEvent::Message { slot, id, attempt, timestamp, payload } => {
+                (slot, id, attempt, timestamp, payload)
+            }
+            event => panic!("{event:?}"),
+        })
+        .collect();
+    let raw = |body: &'static [u8]| Payload { body: body.into(), ..Payload::default() };
+    let five = Payload { content: ContentType::Text, body: b"five"[..].into() };
+    let seven = Payload { body: vec![9; 500].into(), ..Payload::default() };
+    let expected = [
+        (0, 1, 1, 0, raw(b"1")),
+        (0, 2, 1, 0, raw(b"2")),
+        (1, 1, 1, 0, raw(b"x")),
+        (0, 3, 2, 0, raw(b"3")),
+        (0, 4, 2, 0, raw(b"")),
+        (0, 5, 1, 55, five),
+        (0, 6, 1, 0, raw(b"6")),
+        (0, 7, 1, 0, seven),
+    ];
+    assert_eq!(told, expected);
+    side.peer.ack(0, 8, side.now);
+    side.peer.ack(0, 6, side.now);
+    assert_eq!(side.sent().len(), 1, "6 came, 8 did not");
+}
+
+#[test]
+fn each_message_on_a_route_that_was_not_announced_is_told() {
+    let mut side = Side::ready();
+    side.receive(&[message(99, 4, b""), message(99, 5, b"")].concat());
+    let ids: Vec<u64> = side
+        .events()
+        .into_iter()
+        .map(|event| match event {
+            PeerEvent::Fault { route: RouteId(99), message_id, .. } => message_id,
+            event => panic!("{event:?}"),
+        })
+        .collect();
+    assert_eq!(ids, [4, 5]);
+}
+
+#[test]
+fn many_are_sent_until_one_cannot_be() {
+    let mut side = Side::ready();
+    let route = side.open_with_window(RouteKind::Channel, "a/inbox", 7, 4, 1 << 20);
+    let options = SendOptions { key: 3, ..Default::default() };
+    let mut send = |payloads: &[&[u8]], output_max| {
+        let sent = side.peer.send_many(route, payloads, &options, side.now, output_max);
+        (sent, side.sent())
+    };
+    let (sent, frames) = send(&[b"a", b"b", b"c"], 100);
+    assert_eq!(sent, Ok(1..3), "two frames are more than 100 bytes");
+    let told: Vec<(u64, &[u8], usize)> = frames
+        .iter()
+        .map(|frame| (frame.header.message_id, &frame.body[..], frame.extension.len()))
+        .collect();
+    assert_eq!(told, [(1, &b"a"[..], 40), (2, b"b", 40)]);
+
+    assert_eq!(send(&[], 1 << 20).0, Ok(0..0));
+    let large = [0; LIMITS.message_max as usize + 1];
+    assert_eq!(send(&[b"c", &large], 1 << 20).0, Ok(3..4));
+    let refused = send(&[&large, b"d"], 1 << 20).0;
+    assert!(matches!(refused, Err(CommandError::Fault(fault)) if fault.code == Code::TooLarge));
+    assert_eq!(send(&[b"d", b"e"], 1 << 20).0, Ok(4..5), "four are the window");
+    assert_eq!(send(&[b"e"], 1 << 20).0, Err(CommandError::WindowFull));
 }
 
 #[test]
@@ -351,8 +458,7 @@ fn redelivered_messages_bear_their_attempt() {
     for id in 4..=6 {
         side.receive(&message(7, id, b""));
     }
-    let attempts: Vec<u32> = side
-        .events()
+    let attempts: Vec<u32> = apart(side.events())
         .into_iter()
         .filter_map(|event| match event {
             PeerEvent::Message { attempt, .. } => Some(attempt),
@@ -557,6 +663,22 @@ fn events_of(chunks: &[&[u8]]) -> Vec<PeerEvent> {
     let mut side = Side::new(PeerSettings::default());
     chunks.iter().for_each(|chunk| side.receive(chunk));
     side.events()
+}
+
+/// The same events, each message by itself.
+fn apart(events: Vec<PeerEvent>) -> Vec<PeerEvent> {
+    let mut parted = Vec::new();
+    for event in events {
+        match event {
+            PeerEvent::Messages { slot, run } => {
+                parted.extend(run.map(|Delivered { id, attempt, timestamp, payload }| {
+                    PeerEvent::Message { slot, id, attempt, timestamp, payload }
+                }));
+            }
+            event => parted.push(event),
+        }
+    }
+    parted
 }
 
 fn welcome_frame(features: &[&str]) -> Bytes {

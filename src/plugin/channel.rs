@@ -50,6 +50,31 @@ impl ChannelSender {
         }
     }
 
+    /// Sends many, in order, at a fraction of the cost of one [`send`](Self::send) each. Gives the
+    /// number of the last one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send). Those before the one that failed are on their way;
+    /// [`progress`](Self::progress) tells how many that are.
+    pub async fn send_all<B: AsRef<[u8]>>(&self, bodies: &[B]) -> Result<Option<u64>> {
+        self.send_all_as(ContentType::Raw, bodies).await
+    }
+
+    /// Sends many and says what they are. Gives the number of the last one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_all`](Self::send_all).
+    pub async fn send_all_as<B: AsRef<[u8]>>(
+        &self,
+        content: ContentType,
+        bodies: &[B],
+    ) -> Result<Option<u64>> {
+        let options = SendOptions { content, ..SendOptions::default() };
+        Ok(self.link.send_all(self.route, bodies, &options).await?)
+    }
+
     /// Sends a value. Gives the message's number.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -15,13 +15,13 @@ use tokio::sync::Notify;
 
 use super::codec;
 use super::context::Context;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::event::{Event, Gap, Message, Received, Signal};
 use super::feed::Feed;
 use super::work::Work;
 use crate::net::clock;
 use crate::net::link::Link;
-use crate::peer::Payload;
+use crate::peer::{Delivered, MessageRun, Payload};
 
 /// Futures of handlers stay on the thread of the plugin, so that handlers need not be `Send`.
 type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -127,58 +127,66 @@ where
         let handler = Rc::clone(&handler);
         // One future for the whole life of the route: nothing is allocated for a message.
         Box::pin(async move {
-            let mut batch = VecDeque::new();
+            let mut batch = Batch::default();
             while queue.take(&mut batch).await {
-                let mut unacknowledged = None;
-                let mut since = clock::instant();
-                let mut count = 0_usize;
-                while let Some(message) = batch.pop_front() {
-                    let id = message.id;
-                    let mut handling = std::pin::pin!(handler(message, &context));
-                    let first = std::future::poll_fn(|cx| {
-                        Poll::Ready(match handling.as_mut().poll(cx) {
-                            Poll::Ready(result) => Some(result),
-                            Poll::Pending => None,
-                        })
-                    });
-                    let (result, waited) = match first.await {
-                        Some(result) => (result, false),
-                        None => {
-                            // What is done must not wait for what is not.
-                            if let Some(id) = unacknowledged.take() {
-                                queue.ack(id);
-                            }
-                            (handling.await, true)
+                let mut handled = Handled { last: 0, count: 0, since: clock::instant() };
+                let mut handling = std::pin::pin!(None);
+                let (mut id, mut waited) = (0, false);
+                // Messages whose handlers do not wait are handled within one poll: what moves in
+                // and out of a future costs more than the rest.
+                while let Step::Pause = std::future::poll_fn(|cx| {
+                    loop {
+                        if handling.is_none() {
+                            let Some(message) = batch.next() else {
+                                return Poll::Ready(Step::Done);
+                            };
+                            id = message.id;
+                            handling.set(Some(handler(message, &context)));
                         }
-                    };
-                    queue.done(id, result);
-                    unacknowledged = Some(id);
-                    count += 1;
-                    let pause = waited
-                        || count.is_multiple_of(ACK_COUNT_MAX)
-                        || (count.is_multiple_of(CLOCK_EVERY)
-                            && clock::instant() - since >= ACK_AFTER);
-                    if pause && let Some(id) = unacknowledged.take() {
-                        queue.ack(id);
-                        since = clock::instant();
-                        // Handlers that never wait must not keep the connection from being read.
-                        tokio::task::yield_now().await;
+                        let running = handling.as_mut().as_pin_mut().expect("it was set above");
+                        match running.poll(cx) {
+                            Poll::Ready(Ok(())) => (),
+                            Poll::Ready(Err(error)) => queue.failed(id, &error),
+                            Poll::Pending => {
+                                // What is done must not wait for what is not.
+                                queue.acknowledge(&mut handled);
+                                waited = true;
+                                return Poll::Pending;
+                            }
+                        }
+                        handling.set(None);
+                        (handled.last, handled.count) = (id, handled.count + 1);
+                        if std::mem::take(&mut waited) || handled.is_due() {
+                            return Poll::Ready(Step::Pause);
+                        }
                     }
+                })
+                .await
+                {
+                    queue.acknowledge(&mut handled);
+                    // Handlers that never wait must not keep the connection from being read.
+                    tokio::task::yield_now().await;
                 }
-                if let Some(id) = unacknowledged {
-                    queue.ack(id);
-                }
+                queue.acknowledge(&mut handled);
             }
         })
     })
 }
 
+/// Why the handling of a batch stops.
+enum Step {
+    /// To acknowledge, and to let others run.
+    Pause,
+    /// All of it is handled.
+    Done,
+}
+
 /// Messages handled between two acknowledgements, at most: a sixteenth of the window, so that the
 /// sender never runs dry.
-const ACK_COUNT_MAX: usize = 1024;
+const ACK_COUNT_MAX: u64 = 1024;
 
 /// After how many messages the clock is looked at.
-const CLOCK_EVERY: usize = 16;
+const CLOCK_EVERY: u64 = 16;
 
 /// Time between two acknowledgements, at most, of handlers that do not wait.
 const ACK_AFTER: Duration = Duration::from_millis(5);
@@ -197,9 +205,75 @@ struct Queue {
     changed: Notify,
 }
 
+/// What came at once.
+pub(super) enum Arrived {
+    /// One message, until it is taken out.
+    One(Option<Delivered>),
+    Run(MessageRun),
+}
+
+impl Iterator for Arrived {
+    type Item = Message;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message> {
+        let delivered = match self {
+            Self::One(message) => message.take(),
+            Self::Run(run) => run.next(),
+        };
+        let Delivered { id, attempt, timestamp, payload } = delivered?;
+        Some(Message { id, attempt, timestamp, payload })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Self::One(message) => (message.iter().len(), Some(message.iter().len())),
+            Self::Run(run) => run.size_hint(),
+        }
+    }
+}
+
+impl ExactSizeIterator for Arrived {}
+
+/// What was taken from the queue.
+#[derive(Default)]
+struct Batch(VecDeque<Arrived>);
+
+impl Iterator for Batch {
+    type Item = Message;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message> {
+        while let Some(arrived) = self.0.front_mut() {
+            if let Some(message) = arrived.next() {
+                return Some(message);
+            }
+            self.0.pop_front();
+        }
+        None
+    }
+}
+
+/// Messages that a handler is through with and that are not acknowledged.
+struct Handled {
+    last: u64,
+    count: u64,
+    since: Instant,
+}
+
+impl Handled {
+    /// Whether the sender should hear of them before more are handled.
+    #[inline]
+    fn is_due(&self) -> bool {
+        self.count == ACK_COUNT_MAX
+            || (self.count.is_multiple_of(CLOCK_EVERY)
+                && clock::instant() - self.since >= ACK_AFTER)
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
-    messages: VecDeque<Message>,
+    messages: VecDeque<Arrived>,
     closed: bool,
     failed: u64,
 }
@@ -210,14 +284,13 @@ impl ChannelQueue {
         Self(Rc::new(Queue { name, slot, link, work, messages, changed: Notify::new() }))
     }
 
-    #[inline]
-    pub(super) fn push(&self, message: Message) {
+    pub(super) fn push(&self, arrived: Arrived) {
         let mut waiting = self.0.messages.borrow_mut();
         if waiting.messages.is_empty() {
             self.0.changed.notify_one();
         }
-        waiting.messages.push_back(message);
-        self.0.work.add();
+        self.0.work.add(arrived.len() as u64);
+        waiting.messages.push_back(arrived);
     }
 
     /// No more will come; what is here is still handled. Acknowledging it does no harm: the route
@@ -228,12 +301,12 @@ impl ChannelQueue {
     }
 
     /// Waits for messages and takes all. False when there will be none.
-    async fn take(&self, batch: &mut VecDeque<Message>) -> bool {
+    async fn take(&self, batch: &mut Batch) -> bool {
         loop {
             {
                 let mut waiting = self.0.messages.borrow_mut();
                 if !waiting.messages.is_empty() {
-                    std::mem::swap(&mut waiting.messages, batch);
+                    std::mem::swap(&mut waiting.messages, &mut batch.0);
                     return true;
                 }
                 if waiting.closed {
@@ -244,18 +317,19 @@ impl ChannelQueue {
         }
     }
 
-    fn done(&self, id: u64, result: Result<()>) {
-        self.0.work.remove();
-        if let Err(error) = result {
-            let mut waiting = self.0.messages.borrow_mut();
-            waiting.failed += 1;
-            let (name, failed) = (&self.0.name, waiting.failed);
-            log::error!("handler of {name}, message {id} (failure {failed}): {error:?}");
-        }
+    fn failed(&self, id: u64, error: &Error) {
+        let mut waiting = self.0.messages.borrow_mut();
+        waiting.failed += 1;
+        let (name, failed) = (&self.0.name, waiting.failed);
+        log::error!("handler of {name}, message {id} (failure {failed}): {error:?}");
     }
 
-    fn ack(&self, id: u64) {
-        self.0.link.tell(|peer, now| peer.ack(self.0.slot, id, now));
+    fn acknowledge(&self, handled: &mut Handled) {
+        if handled.count > 0 {
+            self.0.link.tell(|peer, now| peer.ack(self.0.slot, handled.last, now));
+            self.0.work.remove(handled.count);
+            (handled.count, handled.since) = (0, clock::instant());
+        }
     }
 }
 

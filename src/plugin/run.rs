@@ -18,13 +18,13 @@ use super::context::Context;
 use super::error::{Error, Result};
 use super::event::{Message, Signal};
 use super::handler::{
-    ChannelHandler, ChannelQueue, EventHandler, GapHandler, MethodHandler, SignalHandler,
+    Arrived, ChannelHandler, ChannelQueue, EventHandler, GapHandler, MethodHandler, SignalHandler,
 };
 use super::work::{Work, Working};
 use crate::error::{Code, Fault};
 use crate::limit;
 use crate::net::link::{Inbound, Link, LinkError};
-use crate::peer::{CallId, Payload, PeerEvent};
+use crate::peer::{CallId, Delivered, Payload, PeerEvent};
 use crate::wire::ContentType;
 use crate::wire::body::{self, Announce, Register, RouteKind, Subscribe};
 
@@ -162,8 +162,10 @@ impl Runner {
     #[inline]
     fn handle(&mut self, event: PeerEvent) {
         match event {
+            PeerEvent::Messages { slot, run } => self.handle_messages(slot, Arrived::Run(run)),
             PeerEvent::Message { slot, id, attempt, timestamp, payload } => {
-                self.handle_message(slot, Message { id, attempt, timestamp, payload });
+                let message = Delivered { id, attempt, timestamp, payload };
+                self.handle_messages(slot, Arrived::One(Some(message)));
             }
             PeerEvent::Request { slot, call, payload, deadline, .. } => {
                 self.handle_request(slot, call, payload, deadline);
@@ -215,17 +217,18 @@ impl Runner {
         self.stop.get_or_insert_with(|| crate::net::clock::instant() + timeout);
     }
 
-    #[inline]
-    fn handle_message(&mut self, slot: usize, message: Message) {
+    fn handle_messages(&mut self, slot: usize, arrived: Arrived) {
         if self.stop.is_some() {
             return; // Not acknowledged, so that it goes to the next run of this plugin.
         }
         match self.slots.get(slot) {
-            Some(Slot::Channel(queue)) => queue.push(message),
+            Some(Slot::Channel(queue)) => queue.push(arrived),
             Some(Slot::Unhandled(name)) => {
-                // Kept unacknowledged, it would stop its sender for ever.
-                log::error!("message {} on {name}, which has no handler, is dropped", message.id);
-                self.client.link.tell(|peer, now| peer.ack(slot, message.id, now));
+                for Message { id, .. } in arrived {
+                    // Kept unacknowledged, it would stop its sender for ever.
+                    log::error!("message {id} on {name}, which has no handler, is dropped");
+                    self.client.link.tell(|peer, now| peer.ack(slot, id, now));
+                }
             }
             _ => log::error!("a message came on a route that is for something else"),
         }

@@ -19,16 +19,16 @@ pub(super) struct Working(Rc<Work>);
 
 impl Work {
     pub(super) fn begin(self: &Rc<Self>) -> Working {
-        self.add();
+        self.add(1);
         Working(Rc::clone(self))
     }
 
-    pub(super) fn add(&self) {
-        self.count.set(self.count.get() + 1);
+    pub(super) fn add(&self, count: u64) {
+        self.count.set(self.count.get() + count);
     }
 
-    pub(super) fn remove(&self) {
-        self.count.set(self.count.get() - 1);
+    pub(super) fn remove(&self, count: u64) {
+        self.count.set(self.count.get() - count);
         if self.is_idle() {
             self.idle.notify_one();
         }
@@ -57,6 +57,6 @@ impl Work {
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.remove();
+        self.0.remove(1);
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::oracle::{Oracle, check_refusal, serial_of};
 use crate::error::{Code, Fault};
 use crate::id::{Pattern, Topic};
-use crate::peer::{CallId, Peer, PeerEvent};
+use crate::peer::{CallId, Delivered, Peer, PeerEvent};
 use crate::wire::body::{self, RouteKind};
 
 /// One plugin id. It may have a process, which may have a connection.
@@ -201,9 +201,13 @@ impl Client {
             }
             PeerEvent::Cancelled { call } => self.serving.retain(|known| known.call != call),
             PeerEvent::Message { slot, id, attempt, payload, .. } => {
-                let known = self.ins.get_mut(&slot).expect("slots are announced");
-                let (next, is_first) = (&mut known.next, known.is_first);
-                oracle.see_message(known.route, next, is_first, (id, attempt), &payload.body);
+                self.see_message(slot, id, attempt, &payload.body, oracle);
+            }
+            PeerEvent::Messages { slot, run } => {
+                for message in run {
+                    let Delivered { id, attempt, payload, .. } = message;
+                    self.see_message(slot, id, attempt, &payload.body, oracle);
+                }
             }
             PeerEvent::Event { slot, id, payload, .. } => {
                 self.see_event(slot, id, &payload.body, oracle);
@@ -301,6 +305,19 @@ impl Client {
         let topic = Topic::parse(name).expect("streams have valid names");
         let wanting = self.subscriptions.iter().filter(|known| known.pattern.matches(&topic));
         wanting.map(|known| known.since).min()
+    }
+
+    fn see_message(
+        &mut self,
+        slot: usize,
+        id: u64,
+        attempt: u32,
+        body: &[u8],
+        oracle: &mut Oracle,
+    ) {
+        let known = self.ins.get_mut(&slot).expect("slots are announced");
+        let (next, is_first) = (&mut known.next, known.is_first);
+        oracle.see_message(known.route, next, is_first, (id, attempt), body);
     }
 
     fn see_event(&mut self, slot: usize, id: u64, body: &[u8], oracle: &mut Oracle) {

@@ -112,10 +112,13 @@ impl Inbound {
     /// One read. True when the socket gave so much that there is likely more.
     fn read(&mut self) -> Result<bool, LinkError> {
         let mut buffer = match std::mem::take(&mut self.last).try_into_mut() {
-            Ok(buffer) => Vec::from(buffer),
+            Ok(mut buffer) => {
+                // An empty buffer becomes a vector without its bytes being moved.
+                buffer.clear();
+                Vec::from(buffer)
+            }
             Err(_in_use) => Vec::new(),
         };
-        buffer.clear();
         buffer.reserve(limit::READ_BUFFER_SIZE);
         match self.shared.stream.try_read(&mut buffer) {
             Ok(0) => Err(LinkError::Closed),
@@ -145,9 +148,10 @@ impl Inbound {
         while let Some(event) = self.events.pop_front() {
             // The many that are for the sink take the short way.
             let event = match event {
-                PeerEvent::Message { .. } | PeerEvent::Event { .. } | PeerEvent::Request { .. } => {
-                    event
-                }
+                PeerEvent::Messages { .. }
+                | PeerEvent::Message { .. }
+                | PeerEvent::Event { .. }
+                | PeerEvent::Request { .. } => event,
                 event => match self.shared.settle(event) {
                     Some(event) => event,
                     None => continue,

@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,7 +29,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 
 pub(crate) use self::inbound::Inbound;
-use self::shared::{OUTPUT_MAX, Shared, State};
+use self::shared::{OUTPUT_MAX, Shared, State, WRITE_AT};
 use crate::error::{Code, Fault, FrameError};
 use crate::id::RouteId;
 use crate::limit;
@@ -89,6 +90,7 @@ impl Link {
                 answers: HashMap::new(),
                 openings: HashMap::new(),
                 writer_woken: true,
+                socket_full: false,
                 timer_at: None,
                 batch: now,
                 leaving: false,
@@ -188,6 +190,29 @@ impl Link {
         }
     }
 
+    /// Sends several on an opened route, in order; waits where [`send`](Self::send) would. Gives
+    /// the number of the last one. Where that fails, those before are on their way.
+    pub(crate) async fn send_all<B: AsRef<[u8]>>(
+        &self,
+        route: RouteId,
+        mut payloads: &[B],
+        options: &SendOptions,
+    ) -> Result<Option<u64>, Fault> {
+        let mut last = None;
+        while let [first, ..] = payloads {
+            let sent = match self.try_send_many(route, payloads, options) {
+                Err(CommandError::WindowFull) => {
+                    let id = self.send_slow(route, first.as_ref(), options).await?;
+                    id..id + 1
+                }
+                result => result.map_err(fault_of)?,
+            };
+            last = sent.clone().last();
+            payloads = &payloads[(sent.end - sent.start) as usize..];
+        }
+        Ok(last)
+    }
+
     /// The usual case, which needs no future and no room for an error. `None` says nothing yet.
     #[inline]
     pub(crate) fn send_now(
@@ -218,6 +243,23 @@ impl Link {
         let id = state.peer.send(route, payload, options, batch)?;
         shared.appended(state);
         Ok(id)
+    }
+
+    fn try_send_many<B: AsRef<[u8]>>(
+        &self,
+        route: RouteId,
+        payloads: &[B],
+        options: &SendOptions,
+    ) -> Result<Range<u64>, CommandError> {
+        let shared = self.shared();
+        let mut state = shared.state.lock();
+        if state.peer.output_size() >= OUTPUT_MAX {
+            return Err(CommandError::WindowFull);
+        }
+        let output_max = if state.socket_full { OUTPUT_MAX } else { WRITE_AT };
+        let sent = state.peer.send_many(route, payloads, options, clock::moment(), output_max)?;
+        shared.appended(state);
+        Ok(sent)
     }
 
     #[cold]

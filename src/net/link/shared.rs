@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) answers: HashMap<u64, oneshot::Sender<Result<Payload, Fault>>>,
     pub(super) openings: HashMap<u64, Vec<oneshot::Sender<Result<RouteId, Fault>>>>,
     pub(super) writer_woken: bool,
+    /// The socket took no more; the writer waits for room and goes on.
+    pub(super) socket_full: bool,
     /// For what the reader's timer is set.
     pub(super) timer_at: Option<Instant>,
     /// Time of the batch that is being collected.
@@ -65,7 +67,9 @@ impl Shared {
     #[inline]
     pub(super) fn appended(&self, mut state: MutexGuard<'_, State>) {
         let size = state.peer.output_size();
-        if size >= WRITE_AT {
+        if state.socket_full {
+            // Trying once more for each message would cost a system call each.
+        } else if size >= WRITE_AT {
             drop(state);
             if !matches!(self.flush(), Ok(Flushed::All)) {
                 self.wake_writer.notify_one();
@@ -80,7 +84,7 @@ impl Shared {
     /// As [`appended`](Self::appended) where nothing else is under way that could share the write:
     /// writing here and now spares the turn of the writer task.
     pub(super) fn appended_alone(&self, state: MutexGuard<'_, State>) {
-        if state.writer_woken {
+        if state.writer_woken || state.socket_full {
             return;
         }
         drop(state);
@@ -98,6 +102,7 @@ impl Shared {
                 writing.start = 0;
                 let mut state = self.state.lock();
                 state.writer_woken = false;
+                state.socket_full = false;
                 if state.peer.output_size() == 0 {
                     return Ok(Flushed::All);
                 }
@@ -111,6 +116,7 @@ impl Shared {
             match self.stream.try_write(&writing.buffer[writing.start..]) {
                 Ok(size) => writing.start += size,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.state.lock().socket_full = true;
                     return Ok(Flushed::SocketFull);
                 }
                 Err(error) => return Err(error),
@@ -128,9 +134,13 @@ impl Shared {
                     match shared.flush() {
                         Ok(Flushed::All) => break,
                         Ok(Flushed::SocketFull) => {
-                            tokio::select! {
-                                _ = shared.stream.writable() => (),
-                                () = shared.wake_writer.notified() => (),
+                            let writable = shared.stream.writable();
+                            tokio::pin!(writable);
+                            while !shared.closed.load(Ordering::Acquire) {
+                                tokio::select! {
+                                    _ = &mut writable => break,
+                                    () = shared.wake_writer.notified() => (),
+                                }
                             }
                             if shared.closed.load(Ordering::Acquire) {
                                 return;

@@ -53,16 +53,20 @@ async fn a_call_ends_with_the_connection() {
 /// The broker that reads nothing stops its sender at some point, and nothing is lost or swapped.
 #[tokio::test]
 async fn a_full_socket_stops_the_sender() {
-    const COUNT: u64 = 2_000;
+    const COUNT: u64 = 4_000;
     let (link, inbound, mut broker) = connected().await;
     let reading = tokio::spawn(read(inbound));
     let route = broker.open(&link, RouteKind::Channel, "a/inbox").await;
     let mut sent = 0;
     {
         let send = async {
-            for _ in 0..COUNT {
-                sent = link.send(route, &[7; 1000], &SendOptions::default()).await.unwrap();
+            let options = SendOptions::default();
+            for _ in 0..COUNT / 2 {
+                sent = link.send(route, &[7; 1000], &options).await.unwrap();
             }
+            let rest = vec![[7; 1000]; COUNT as usize / 2];
+            sent = link.send_all(route, &rest, &options).await.unwrap().unwrap();
+            assert_eq!(link.send_all::<&[u8]>(route, &[], &options).await, Ok(None));
         };
         let mut send = std::pin::pin!(send);
         // Polled until it really waits for the socket, not only for its turn.
