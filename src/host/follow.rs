@@ -82,7 +82,11 @@ impl Follower {
     /// Returns when nothing is left of the plugin, or when that takes too long and that has not
     /// been `said` before.
     async fn until_gone(&mut self, said: Option<Overdue>) -> Result<(), Overdue> {
+        let shared = Arc::clone(&self.shared);
+        let pid = shared.plugin.pid();
+        let end = shared.plugin.end();
         let mut deadline = None;
+        let mut has_ended = self.exit.is_some();
         loop {
             let overdue = async {
                 match deadline {
@@ -90,32 +94,44 @@ impl Follower {
                     _ => std::future::pending().await,
                 }
             };
+            let ended = async {
+                match &end {
+                    Ok(end) if !has_ended => end.wait().await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                report = next_report(&self.shared.guardian) => match report {
+                report = next_report(&shared.guardian) => match report {
                     Ok(Some(Report::Ended { status, memory_max, processor })) => {
                         self.ended(status, memory_max, processor);
+                        has_ended = true;
                         deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
                     }
                     Ok(Some(Report::Gone { left })) => {
                         if left != 0 {
-                            log::warn!("{}", Left { pid: self.shared.plugin.pid(), count: left });
+                            log::warn!("{}", Left { pid, count: left });
                         }
                         return Ok(());
                     }
                     Ok(Some(report)) => log::error!("a guardian reports {report:?} again"),
                     Ok(None) => return self.guardian_lost().await,
                     Err(error) => {
-                        log::error!("cannot hear guardian: {error}");
+                        log::error!("cannot hear the guardian of process {pid}: {error}");
                         return self.guardian_lost().await;
                     }
                 },
-                () = self.shared.killing.notified() => {
+                result = ended => {
+                    has_ended = true;
+                    // Its guardian knows and will say so, unless somebody has stopped it.
+                    if let Err(error) = result.and_then(|()| shared.guardian.get_ref().wake()) {
+                        log::error!("cannot wake the guardian of process {pid}: {error}");
+                    }
                     deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
                 }
-                () = overdue => {
-                    let pid = self.shared.plugin.pid();
-                    return Err(Overdue { pid, ended: self.exit.is_some() });
+                () = shared.killing.notified() => {
+                    deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
                 }
+                () = overdue => return Err(Overdue { pid, ended: self.exit.is_some() }),
             }
         }
     }
@@ -135,24 +151,27 @@ impl Follower {
         self.told.send_modify(|ending| ending.usage = usage);
     }
 
-    /// The guardian is dead, so the kernel kills the plugin. Nobody has its status.
+    /// The guardian is dead, so the kernel kills the plugin, and nobody has its status. What the
+    /// plugin started is looked for by its mark.
     async fn guardian_lost(&self) -> Result<(), Overdue> {
         let pid = self.shared.plugin.pid();
         log::error!("the guardian of process {pid} has died; the process goes with it");
-        let end = self.shared.plugin.kill().and_then(|()| self.shared.plugin.end());
-        match end {
-            Ok(end) => match timeout(limit::KILL_TIMEOUT, end.wait()).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => {
-                    log::error!("cannot wait for process {pid}: {error}");
-                    Ok(())
-                }
-                Err(_) => Err(Overdue { pid, ended: false }),
-            },
-            Err(error) => {
-                log::error!("cannot kill process {pid}: {error}");
+        if let Err(error) = self.shared.plugin.kill() {
+            log::error!("cannot kill process {pid}: {error}");
+        }
+        let mark = self.shared.mark.clone();
+        let swept = tokio::task::spawn_blocking(move || mark.sweep()).await;
+        if let Err(error) = swept.map_err(io::Error::from).and_then(|result| result) {
+            log::error!("cannot find all that process {pid} has started: {error}");
+        }
+        let Ok(end) = self.shared.plugin.end() else { return Ok(()) };
+        match timeout(limit::KILL_TIMEOUT, end.wait()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                log::error!("cannot wait for process {pid}: {error}");
                 Ok(())
             }
+            Err(_) => Err(Overdue { pid, ended: false }),
         }
     }
 }

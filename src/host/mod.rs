@@ -16,6 +16,8 @@ mod memory;
 mod output;
 mod plugins;
 mod process;
+#[cfg(test)]
+mod process_tests;
 mod program;
 mod runtime;
 mod spawner;

@@ -19,7 +19,8 @@ use crate::sys::guardian::PLUGIN_SOCKET;
 /// plugin a value, [`pass_env`](Self::pass_env) one of the host's, and
 /// [`inherit_env`](Self::inherit_env) all of them.
 ///
-/// Added are `PLUGBUS_FD`, `PLUGBUS_ID`, `PLUGBUS_INSTANCE`, and `PYTHONUNBUFFERED=1` unless it is
+/// Added are `PLUGBUS_FD`, `PLUGBUS_ID`, `PLUGBUS_INSTANCE`, `PLUGBUS_RUN` (different for every
+/// start; it marks what the plugin starts), and `PYTHONUNBUFFERED=1` unless it is
 /// set, so that what a Python plugin prints is seen when it prints it.
 #[derive(Clone, Debug)]
 #[must_use = "a specification does nothing until it is started"]
@@ -32,6 +33,7 @@ pub struct PluginSpec {
     pass_env: BTreeSet<OsString>,
     limits: BTreeMap<Limit, u64>,
     instance: u32,
+    scan: bool,
 }
 
 /// A limit that the system puts on each process of a plugin: `getrlimit(2)` has the details.
@@ -105,6 +107,7 @@ impl PluginSpec {
             pass_env: BTreeSet::new(),
             limits: BTreeMap::new(),
             instance: 0,
+            scan: false,
         }
     }
 
@@ -167,6 +170,18 @@ impl PluginSpec {
     #[allow(dead_code, reason = "the command asks; the broker alone does not")]
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// Makes its guardian do without the kernel's list of children, which not all kernels have.
+    #[cfg(test)]
+    pub(crate) fn scan(mut self) -> Self {
+        self.scan = true;
+        self
+    }
+
+    /// Whether its guardian looks for children among all processes.
+    pub(crate) fn scans(&self) -> bool {
+        self.scan
     }
 
     /// A variable that is added.

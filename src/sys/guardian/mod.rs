@@ -10,6 +10,7 @@
 mod image;
 #[allow(dead_code, reason = "each of the two programs uses its half")]
 mod record;
+mod sweep;
 
 use std::ffi::OsString;
 use std::io;
@@ -33,6 +34,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use self::image::GuardianLevel;
 pub(crate) use self::record::{Report, order, step};
+pub(crate) use self::sweep::Mark;
 
 /// The descriptor on which a plugin finds its connection.
 pub(crate) const PLUGIN_SOCKET: RawFd = 3;

@@ -1,0 +1,3 @@
+"""Ends before it says hello, with a traceback."""
+
+raise RuntimeError("this plugin never starts")

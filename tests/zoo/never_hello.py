@@ -1,0 +1,6 @@
+"""Runs, and says nothing."""
+
+import signal
+
+while True:
+    signal.pause()
