@@ -1,4 +1,5 @@
-//! Real processes under their guardians.
+//! Real processes under their guardians. It is longer than most files: each way to go wrong is a
+//! test.
 
 use std::collections::BTreeSet;
 use std::fs;
