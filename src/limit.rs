@@ -58,6 +58,14 @@ pub const SUBSCRIPTIONS_MAX: u32 = 1_024;
 /// Methods, channels and services of one plugin, each.
 pub const REGISTRATIONS_MAX: usize = 1_024;
 
+/// Bytes that the methods, channels and services of one plugin take, schemas and help included. A
+/// thousand methods of a few KiB each fit.
+pub const REGISTRATION_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes that are kept of what a plugin had registered when it has gone. As many as are remembered
+/// may have left that behind.
+pub const REGISTRATION_KEPT_BYTES_MAX: u64 = 64 << 10;
+
 /// One control body. Larger than any schema that a person writes.
 pub const CONTROL_BODY_MAX: usize = 256 << 10;
 

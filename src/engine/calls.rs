@@ -160,13 +160,7 @@ impl Call {
             return;
         }
         let caller = self.route.owner.session;
-        {
-            let mut abandoned = self.callee.abandoned.lock();
-            if abandoned.len() >= Port::ABANDONED_MAX {
-                abandoned.pop_first();
-            }
-            abandoned.insert((caller, id));
-        }
+        self.callee.abandon((caller, id));
         let cancel = FrameBuilder::new(Kind::CANCEL)
             .route(self.route.number)
             .message_id(id)

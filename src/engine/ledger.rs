@@ -26,6 +26,8 @@ pub enum Resource {
     Routes,
     /// Patterns wanted.
     Subscriptions,
+    /// Bytes of methods, channels and services that are registered.
+    RegistrationBytes,
     /// Unanswered requests, as caller.
     Requests,
     /// Payload bytes of unanswered requests, as caller.
@@ -46,10 +48,11 @@ pub enum Resource {
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Sessions,
         Self::Routes,
         Self::Subscriptions,
+        Self::RegistrationBytes,
         Self::Requests,
         Self::RequestBytes,
         Self::MessageBytes,
@@ -67,6 +70,7 @@ impl Resource {
             Self::Sessions => "sessions",
             Self::Routes => "routes",
             Self::Subscriptions => "subscriptions",
+            Self::RegistrationBytes => "bytes of registrations",
             Self::Requests => "unanswered requests",
             Self::RequestBytes => "bytes of unanswered requests",
             Self::MessageBytes => "bytes of retained messages",
@@ -152,6 +156,18 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// Makes it `amount`, whatever the account holds: the caller has checked its limit.
+    pub(crate) fn resize(&mut self, amount: u64) {
+        if amount > self.amount {
+            // Relaxed: the counter orders nothing else.
+            let used = &self.account.used[self.resource as usize];
+            used.fetch_add(amount - self.amount, Ordering::Relaxed);
+            self.amount = amount;
+        } else {
+            self.shrink_to(amount);
+        }
+    }
+
     /// Gives back all but `amount`.
     pub(crate) fn shrink_to(&mut self, amount: u64) {
         assert!(amount <= self.amount, "a charge only shrinks");

@@ -286,6 +286,11 @@ impl MethodRoute {
         if owner.account.used(Resource::RequestBytes) >= limits.request_bytes_max {
             return Err(owner.account.refusal(Resource::RequestBytes, limits.request_bytes_max));
         }
+        if owner.account.used(Resource::ResponseBytes) >= limit::RESPONSE_QUEUE_BYTES_MAX {
+            // Its outcome would find no room either, and has to be queued all the same.
+            let limit = limit::RESPONSE_QUEUE_BYTES_MAX;
+            return Err(owner.account.refusal(Resource::ResponseBytes, limit));
+        }
         let request =
             owner.account.try_charge(Resource::Requests, 1, u64::from(limits.requests_max))?;
         let bytes = owner.account.charge(Resource::RequestBytes, size);
@@ -332,7 +337,12 @@ impl MethodRoute {
             .expect("a run holds frames that were checked");
         let id = frame.header.message_id;
         let caller = self.owner.session;
-        if CallReference::of(&frame) != Some(CallReference(caller)) {
+        let reference = CallReference::of(&frame);
+        if reference.is_none() && callee.abandoned.lock().remove((caller, id)) {
+            // The end of a chunked answer, whose first chunk was dropped when the call ended.
+            return Ok(false);
+        }
+        if reference != Some(CallReference(caller)) {
             return Err(Fault::new(
                 Code::NoSuchCall,
                 format!(
@@ -366,9 +376,9 @@ impl MethodRoute {
                 drop(calls);
                 let mut abandoned = callee.abandoned.lock();
                 let late = if is_started {
-                    abandoned.contains(&(caller, id))
+                    abandoned.contains((caller, id))
                 } else {
-                    abandoned.remove(&(caller, id))
+                    abandoned.remove((caller, id))
                 };
                 if late {
                     return Ok(false);

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abandoned;
 mod calls;
 mod channel;
 mod delivery;

@@ -522,6 +522,13 @@ impl Outbox {
         ]
     }
 
+    /// Bytes of all that waits, as it is queued.
+    #[cfg(test)]
+    pub(crate) fn queued_bytes(&self) -> usize {
+        let main = self.main.iter().map(|entry| entry.bytes.len()).sum::<usize>();
+        main + usize::try_from(self.event_bytes).expect("it is in memory")
+    }
+
     /// Answers that wait.
     pub(crate) fn control_bytes(&self) -> u64 {
         self.control_bytes

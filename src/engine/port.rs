@@ -5,7 +5,7 @@
 //!
 //! The file is longer than most: everything that a session shows of itself is in one place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::abandoned::Abandoned;
 use super::calls::Calls;
 use super::channel::Channel;
 use super::effects::{Effects, Now};
@@ -48,7 +49,8 @@ pub struct Port {
     pub(crate) routes: Mutex<RouteTable>,
     routes_ended: AtomicU64,
     /// Calls that ended before this callee answered. Its late answers are dropped in silence.
-    pub(crate) abandoned: Mutex<BTreeSet<(SessionId, u64)>>,
+    pub(crate) abandoned: Mutex<Abandoned>,
+    abandoned_count: AtomicU64,
     /// Requests that this callee has not answered.
     pub(crate) outstanding: AtomicU32,
     pub(crate) touched: AtomicBool,
@@ -139,6 +141,7 @@ impl Port {
             routes: Mutex::default(),
             routes_ended: AtomicU64::new(0),
             abandoned: Mutex::default(),
+            abandoned_count: AtomicU64::new(0),
             outstanding: AtomicU32::new(0),
             touched: AtomicBool::new(false),
             next_deadline: seed.next_deadline,
@@ -321,6 +324,18 @@ impl Port {
         (sent != 0).then(|| now.mono.saturating_sub(Duration::from_millis(sent)))
     }
 
+    /// Notes that nobody waits any more for this session's answer to a call.
+    pub(crate) fn abandon(&self, call: (SessionId, u64)) {
+        self.abandoned.lock().insert(call);
+        // Relaxed: who looks at the figure a moment too early looks again at its next input.
+        self.abandoned_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Grows with every call that this session need not answer any more.
+    pub(crate) fn abandoned_count(&self) -> u64 {
+        self.abandoned_count.load(Ordering::Relaxed)
+    }
+
     /// Takes a route out of the session's table.
     pub(crate) fn forget_route(&self, number: RouteId) {
         self.routes.lock().remove(number);
@@ -343,9 +358,6 @@ impl Port {
 
     /// What somebody is advised to wait whose frame found no room.
     const CONTROL_RETRY_MS: u64 = 100;
-
-    /// Late answers that are remembered for one callee.
-    pub(crate) const ABANDONED_MAX: usize = 65_536;
 }
 
 impl fmt::Debug for Port {

@@ -31,6 +31,9 @@ pub struct Session {
     port: Arc<Port>,
     assembler: Assembler,
     assembled: Option<Charge>,
+    /// Of the calls that nobody waits for any more, how many were known when it was last looked
+    /// for their answers among the unfinished messages.
+    abandoned_count: u64,
     /// Flags that this peer must not set.
     refused_flags: u16,
     /// The route of the last run, which is most often that of the next one, and the state of the
@@ -64,6 +67,7 @@ impl Session {
             port: Arc::clone(port),
             assembler: Assembler::new(limit::ASSEMBLIES_MAX, port.limits.message_max),
             assembled: None,
+            abandoned_count: 0,
             refused_flags,
             last: None,
         }
@@ -82,6 +86,7 @@ impl Session {
         fx: &mut Effects,
     ) -> Result<usize, FrameError> {
         self.port.heard(now);
+        self.drop_abandoned();
         let mut offset = 0;
         let mut growing: Option<Growing> = None;
         let outcome = loop {
@@ -187,6 +192,10 @@ impl Session {
     }
 
     fn handle_chunk(&mut self, key: ChunkKey, frame: &FrameView<'_>, now: Now, fx: &mut Effects) {
+        if !self.assembler.is_unfinished(key) && is_abandoned(&self.port, key) {
+            // The last chunk, which has no `more`, is answered for like any late answer.
+            return;
+        }
         let outcome = self.assembler.push(key, frame);
         self.charge_assembled();
         match outcome {
@@ -202,6 +211,21 @@ impl Session {
                 self.handle_run(key.kind, key.route, run, now, fx);
             }
             Err(fault) => self.port.push_fault(key.route, key.message_id, &fault, now, fx),
+        }
+    }
+
+    /// Drops unfinished answers to calls that have ended: whoever was told to stop may well stop
+    /// between two chunks.
+    fn drop_abandoned(&mut self) {
+        let count = self.port.abandoned_count();
+        if count == self.abandoned_count {
+            return;
+        }
+        self.abandoned_count = count;
+        if !self.assembler.is_empty() {
+            let port = &self.port;
+            self.assembler.drop_messages(|key| is_abandoned(port, key));
+            self.charge_assembled();
         }
     }
 
@@ -410,6 +434,18 @@ impl Session {
         self.last = Some((number, ended, route.clone()));
         Some(route)
     }
+}
+
+/// Whether these are chunks of an answer that nobody waits for any more.
+fn is_abandoned(port: &Port, key: ChunkKey) -> bool {
+    key.kind == Kind::RESPONSE
+        && match port.route(key.route) {
+            Some(Route::Method(method)) => {
+                port.abandoned.lock().contains((method.owner.session, key.message_id))
+            }
+            Some(_) => false,
+            None => port.routes.lock().may_have_ended(key.route),
+        }
 }
 
 fn unknown_route(number: RouteId) -> Fault {

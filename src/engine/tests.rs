@@ -50,16 +50,22 @@ impl Net {
     }
 
     fn join_quietly(&mut self, id: &'static str) {
+        self.enter(id, Some(id), &[]);
+        self.register(id);
+    }
+
+    /// Lets a session in that says this hello; `name` is what the tests call it.
+    fn enter(&mut self, name: &'static str, id: Option<&str>, features: &[&str]) {
         let hello = Hello {
             versions: vec![1],
-            id: Some(id.to_owned()),
+            features: features.iter().map(|&feature| feature.to_owned()).collect(),
+            id: id.map(str::to_owned),
             role: Role::Plugin,
             ..Hello::default()
         };
         let waker = Box::new(|| ());
         let port = self.router.handle_hello(&hello, None, waker, self.now, &mut self.fx).unwrap();
-        self.sessions.insert(id, Session::new(&port));
-        self.register(id);
+        self.sessions.insert(name, Session::new(&port));
     }
 
     fn register(&mut self, id: &'static str) {

@@ -129,6 +129,13 @@ impl Assembler {
         }
     }
 
+    /// Forgets what was collected of messages that are of no use any more.
+    pub fn drop_messages(&mut self, is_useless: impl Fn(ChunkKey) -> bool) {
+        for (_, dropped) in self.unfinished.extract_if(.., |key, _| is_useless(*key)) {
+            self.bytes -= dropped.frames.len() as u64;
+        }
+    }
+
     /// Forgets what was collected for a route that is given up.
     pub fn drop_route(&mut self, route: RouteId) {
         let of_route = |key: &ChunkKey| key.route == route;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Router;
+use super::{Router, registration};
 use crate::engine::ledger::Resource;
 use crate::engine::port::Route;
 use crate::engine::session::Session;
@@ -23,6 +23,11 @@ impl Router {
         };
         for port in self.ports() {
             let plugin = &port.plugin;
+            let entry = &self.plugins[plugin];
+            if entry.registered {
+                let size = registration::total(&entry.methods, &entry.channels, &entry.services);
+                count(plugin, Resource::RegistrationBytes, size);
+            }
             count(plugin, Resource::Sessions, 1);
             for (resource, bytes) in port.outbox.lock().counted_bytes() {
                 count(plugin, resource, bytes);

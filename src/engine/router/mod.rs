@@ -16,6 +16,7 @@ mod change;
 mod events;
 mod names;
 mod plugins;
+mod registration;
 mod status;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -80,6 +81,8 @@ pub struct RouterSettings {
 struct SessionEntry {
     port: Arc<Port>,
     left: Option<String>,
+    /// What it has registered, in bytes.
+    registered: Charge,
     _charge: Charge,
 }
 
@@ -147,8 +150,8 @@ impl Router {
         fx: &mut Effects,
     ) -> Result<Arc<Port>, Fault> {
         self.check_admission(hello)?;
-        let plugin = self.choose_id(hello, expected)?;
-        self.remember(&plugin)?;
+        let (plugin, is_made_up) = self.choose_id(hello, expected)?;
+        self.remember(&plugin, is_made_up)?;
         let session = self.next_session();
         let account = self.ledger.account(&plugin);
         let charge = account.charge(Resource::Sessions, 1);
@@ -172,8 +175,11 @@ impl Router {
             waker,
         };
         let port = Arc::new(Port::new(seed, now));
-        self.sessions
-            .insert(session, SessionEntry { port: Arc::clone(&port), left: None, _charge: charge });
+        let registered = port.account.charge(Resource::RegistrationBytes, 0);
+        self.sessions.insert(
+            session,
+            SessionEntry { port: Arc::clone(&port), left: None, registered, _charge: charge },
+        );
         let welcome = FrameBuilder::new(Kind::WELCOME)
             .timestamp(now.unix)
             .content(ContentType::MessagePack)
@@ -219,6 +225,7 @@ impl Router {
         known.session = None;
         known.state = state;
         let services: Vec<PluginId> = known.services.iter().cloned().collect();
+        registration::shrink(&mut known.methods, &mut known.channels, &mut known.services);
 
         // Callees first, so that no new call reaches the session while its calls are ended.
         self.refresh_methods(&port.plugin);

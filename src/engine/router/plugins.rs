@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Router;
+use super::{Router, registration};
 use crate::engine::effects::{Effects, Now};
 use crate::engine::port::Port;
 use crate::error::{Code, Fault, Refusal};
@@ -63,11 +63,12 @@ impl State {
 }
 
 impl Router {
+    /// The id of a new session, and whether the broker has made it up.
     pub(super) fn choose_id(
         &mut self,
         hello: &Hello,
         expected: Option<&PluginId>,
-    ) -> Result<PluginId, Fault> {
+    ) -> Result<(PluginId, bool), Fault> {
         let asked = hello.id.as_deref().map(PluginId::parse).transpose()?;
         let id = match (asked, expected) {
             (Some(asked), Some(expected)) if asked != *expected => {
@@ -80,7 +81,7 @@ impl Router {
             }
             (_, Some(expected)) => expected.clone(),
             (Some(asked), None) => asked,
-            (None, None) => return Ok(self.next_client()),
+            (None, None) => return Ok((self.next_client(), true)),
         };
         if let Some(entry) = self.plugins.get(&id)
             && let Some(session) = entry.session
@@ -96,11 +97,11 @@ impl Router {
         if self.is_service(&id) {
             return Err(Fault::new(Code::IdInUse, format!("`{id}` is the name of a service")));
         }
-        Ok(id)
+        Ok((id, false))
     }
 
     /// Makes sure that there is an entry. Old ones that nobody needs make room.
-    pub(super) fn remember(&mut self, plugin: &PluginId) -> Result<(), Fault> {
+    pub(super) fn remember(&mut self, plugin: &PluginId, is_made_up: bool) -> Result<(), Fault> {
         if self.plugins.contains_key(plugin) {
             return Ok(());
         }
@@ -124,7 +125,6 @@ impl Router {
             };
             self.plugins.remove(&idle);
         }
-        let ephemeral = plugin.as_str() == format!("client-{}", self.client_last);
         self.plugins.insert(
             plugin.clone(),
             PluginEntry {
@@ -134,7 +134,7 @@ impl Router {
                 state: State::Left,
                 registered: false,
                 was_ready: false,
-                ephemeral,
+                ephemeral: is_made_up,
                 methods: BTreeMap::new(),
                 channels: BTreeMap::new(),
                 services: BTreeSet::new(),
@@ -160,15 +160,15 @@ impl Router {
         now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
-        let mut methods = Vec::new();
+        let mut methods = BTreeMap::new();
         for method in register.methods {
-            methods.push((MethodName::parse(&method.name)?, method));
+            methods.insert(MethodName::parse(&method.name)?, method);
         }
-        let mut channels = Vec::new();
+        let mut channels = BTreeMap::new();
         for channel in register.channels {
-            channels.push((ChannelName::parse(&channel.name)?, channel.help));
+            channels.insert(ChannelName::parse(&channel.name)?, channel.help);
         }
-        let mut services = Vec::new();
+        let mut services = BTreeSet::new();
         for service in &register.services {
             let service = PluginId::parse(service)?;
             if self.plugins.contains_key(&service) {
@@ -177,7 +177,7 @@ impl Router {
                     format!("`{service}` is the id of a plugin and cannot be a service"),
                 ));
             }
-            services.push(service);
+            services.insert(service);
         }
         let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
         if !entry.registered {
@@ -189,8 +189,8 @@ impl Router {
             entry.channels.insert(inbox, None);
         }
         // What is registered again replaces what there is.
-        let new_methods = methods.iter().filter(|(name, _)| !entry.methods.contains_key(name));
-        let new_channels = channels.iter().filter(|(name, _)| !entry.channels.contains_key(name));
+        let new_methods = methods.keys().filter(|name| !entry.methods.contains_key(*name));
+        let new_channels = channels.keys().filter(|name| !entry.channels.contains_key(*name));
         let new_services = services.iter().filter(|name| !entry.services.contains(*name));
         for (resource, count) in [
             ("registered methods", entry.methods.len() + new_methods.count()),
@@ -208,6 +208,15 @@ impl Router {
                 }));
             }
         }
+        let charge = &mut self.sessions.get_mut(&port.session).expect("it asks").registered;
+        let kept = match entry.registered {
+            true => charge.amount(),
+            false => registration::total(&entry.methods, &entry.channels, &entry.services),
+        };
+        let added = registration::total(&methods, &channels, &services);
+        let size = kept + added - registration::replaced(entry, &methods, &channels, &services);
+        registration::check_size(size, &port.plugin)?;
+        charge.resize(size);
         entry.registered = true;
         entry.methods.extend(methods);
         entry.channels.extend(channels);
@@ -231,17 +240,26 @@ impl Router {
         // All names are checked before the first one is taken away.
         let Unregister { methods, channels, services } = unregister;
         let methods = methods.iter().map(|name| MethodName::parse(name));
-        let methods: Vec<MethodName> = methods.collect::<Result<_, _>>()?;
+        let methods: BTreeSet<MethodName> = methods.collect::<Result<_, _>>()?;
         let channels = channels.iter().map(|name| ChannelName::parse(name));
-        let channels: Vec<ChannelName> = channels.collect::<Result<_, _>>()?;
+        let channels: BTreeSet<ChannelName> = channels.collect::<Result<_, _>>()?;
         let services = services.iter().map(|name| PluginId::parse(name));
-        let services: Vec<PluginId> = services.collect::<Result<_, _>>()?;
+        let services: BTreeSet<PluginId> = services.collect::<Result<_, _>>()?;
         let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
         let mut touched = vec![port.plugin.clone()];
         touched.extend(entry.services.iter().cloned());
-        entry.methods.retain(|name, _| !methods.contains(name));
-        entry.channels.retain(|name, _| !channels.contains(name));
-        entry.services.retain(|name| !services.contains(name));
+        let gone_methods = entry.methods.extract_if(.., |name, _| methods.contains(name));
+        let gone_channels = entry.channels.extract_if(.., |name, _| channels.contains(name));
+        let gone_services = entry.services.extract_if(.., |name| services.contains(name));
+        let gone = registration::total(
+            &gone_methods.collect(),
+            &gone_channels.collect(),
+            &gone_services.collect(),
+        );
+        if entry.registered {
+            let charge = &mut self.sessions.get_mut(&port.session).expect("it asks").registered;
+            charge.resize(charge.amount() - gone);
+        }
         for target in touched {
             self.refresh_methods(&target);
         }

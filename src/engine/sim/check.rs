@@ -16,6 +16,7 @@ pub(super) fn bounds(port: &Port) {
         (Resource::Subscriptions, u64::from(limit::SUBSCRIPTIONS_MAX)),
         (Resource::ChunkBytes, limit::MESSAGE_MAX + MESSAGE),
         (Resource::MessageBytes, limit::RETAINED_BYTES_MAX + MESSAGE),
+        (Resource::RegistrationBytes, limit::REGISTRATION_BYTES_MAX),
         (Resource::Sessions, 1),
     ] {
         let used = account.used(resource);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::Resource;
 use crate::limit;
+use crate::wire::{Flags, compress_frame};
 
 impl Net {
     /// Many frames at once, each with a body of its own.
@@ -32,6 +33,51 @@ impl Net {
 
     fn used(&self, id: &'static str, resource: Resource) -> u64 {
         self.sessions[id].port().account.used(resource)
+    }
+
+    fn respond_with(
+        &mut self,
+        id: &'static str,
+        route: u32,
+        message_id: u64,
+        caller: &'static str,
+        answer: &[u8],
+    ) {
+        let reference = CallReference(self.sessions[caller].port().session).to_bytes();
+        let frame = FrameBuilder::new(Kind::RESPONSE)
+            .session(self.sessions[id].port().session)
+            .route(RouteId(route))
+            .message_id(message_id)
+            .build(&reference, answer);
+        self.feed(id, frame.to_vec());
+    }
+
+    /// A piece of a chunked answer.
+    fn chunk(
+        &mut self,
+        id: &'static str,
+        route: u32,
+        message_id: u64,
+        caller: &'static str,
+        is_first: bool,
+    ) {
+        let reference = CallReference(self.sessions[caller].port().session).to_bytes();
+        let mut frame = FrameBuilder::new(Kind::RESPONSE)
+            .session(self.sessions[id].port().session)
+            .route(RouteId(route))
+            .message_id(message_id);
+        if is_first {
+            frame = frame.flags(Flags::MORE);
+        }
+        let frame = frame.build(if is_first { &reference } else { b"" }, b"part");
+        self.feed(id, frame.to_vec());
+    }
+
+    /// What the broker says of a plugin.
+    fn ask_plugin(&mut self, id: &'static str, plugin: &str) -> serde_json::Value {
+        let query = body::Query { what: "plugin".to_owned(), id: Some(plugin.to_owned()) };
+        self.send(id, &[(Kind::QUERY, 0, 8, &body::encode(&query))]);
+        body::decode(&self.read(id).pop().unwrap().1).unwrap()
     }
 
     fn is_open(&self, id: &'static str) -> bool {
@@ -248,4 +294,182 @@ fn a_signal_to_a_peer_that_does_not_read_is_refused() {
     assert!(net.read("ann").iter().all(|(header, _)| header.kind != Kind::ERROR));
     let frames = net.read("ben");
     assert_eq!((count(&frames, Kind::REQUEST), count(&frames, Kind::MESSAGE)), (1, 1));
+}
+
+/// Schemas are kept for as long as the plugin lives, and a little longer.
+#[test]
+fn registrations_cost_nothing_however_large() {
+    let mut net = Net::new();
+    net.join("ann");
+    net.join("ben");
+    let before = net.used("ben", Resource::RegistrationBytes);
+    let schema = serde_json::Value::Array(vec![serde_json::Value::Null; 50_000]);
+    let method = |number: u32| body::Method {
+        name: format!("m{number}"),
+        params: Some(schema.clone()),
+        ..body::Method::default()
+    };
+    let register = |net: &mut Net, number: u32| {
+        let body = Register { methods: vec![method(number)], ..Register::default() };
+        net.send("ben", &[(Kind::REGISTER, 0, 1, &body::encode(&body))]);
+        net.read("ben").pop().unwrap()
+    };
+    let answers: Vec<_> = (0..4).map(|number| register(&mut net, number)).collect();
+    assert_eq!(
+        answers[..2].iter().map(|(header, _)| header.kind).collect::<Vec<_>>(),
+        [Kind::RESPONSE; 2]
+    );
+    assert_eq!(code(&answers[3]), Code::Refused);
+    let fault = body::decode_fault(&answers[3].1).unwrap();
+    assert_eq!(fault.details["resource"], "bytes of registrations");
+    // The same again is no more than before, and what is taken back is given back.
+    let full = net.used("ben", Resource::RegistrationBytes);
+    assert_eq!(register(&mut net, 1).0.kind, Kind::RESPONSE);
+    assert_eq!(net.used("ben", Resource::RegistrationBytes), full);
+    let names = (0..4).map(|number| format!("m{number}")).collect();
+    let body = body::Unregister { methods: names, channels: vec![], services: vec![] };
+    net.send("ben", &[(Kind::UNREGISTER, 0, 2, &body::encode(&body))]);
+    assert_eq!(net.used("ben", Resource::RegistrationBytes), before);
+    register(&mut net, 7);
+    // Of a plugin that has gone the names are kept, not the schemas.
+    net.end("ben");
+    let details = net.ask_plugin("ann", "ben");
+    let of = details["methods"].as_array().unwrap();
+    assert!(of.iter().any(|method| method["name"] == "m7" && method.get("params").is_none()));
+}
+
+/// An outcome is queued whatever waits already, so that a caller that does not read has to be
+/// refused its next call.
+#[test]
+fn a_caller_that_never_reads_filled_memory_with_outcomes() {
+    let mut net = Net::new();
+    net.join("ann");
+    net.join("ben");
+    let route = net.open("ann", RouteKind::Method, "ben.echo");
+    let answer = vec![0; 1_000_000];
+    for id in 1..=70 {
+        net.send("ann", &[(Kind::REQUEST, route, id, b"x")]);
+        net.read("ben");
+        net.respond_with("ben", route, id, "ann", &answer);
+    }
+    let used = net.used("ann", Resource::ResponseBytes);
+    assert!(used >= limit::RESPONSE_QUEUE_BYTES_MAX - 1_000_100, "{used}");
+    let tally = |net: &Net| net.router.tallies()[0].1.accepted;
+    let accepted = tally(&net);
+    let mut requests = 0;
+    while tally(&net) == accepted + requests {
+        requests += 1;
+        net.send("ann", &[(Kind::REQUEST, route, 100 + requests, b"x")]);
+        net.send("ann", &[(Kind::CANCEL, route, 100 + requests, b"")]);
+        assert!(requests < 10_000, "nothing ever refuses a call");
+    }
+    assert!(net.read("ann").iter().any(|frame| frame.0.kind == Kind::ERROR
+        && frame.0.message_id == 100 + requests
+        && code(frame) == Code::Refused));
+}
+
+/// Whoever takes the name that the broker would make up has a name all the same.
+#[test]
+fn a_plugin_that_calls_itself_client_1_was_taken_for_one_without_a_name() {
+    let mut net = Net::new();
+    net.enter("stranger", None, &[]);
+    let made_up = net.sessions["stranger"].port().plugin.clone();
+    assert_eq!(made_up.as_str(), "client-1");
+    net.end("stranger");
+    net.enter("named", Some("client-1"), &[]);
+    net.end("named");
+    net.join("ann");
+    let known = net.ask_plugin("ann", "client-1");
+    assert_eq!(known["state"], "died", "its name is remembered");
+}
+
+/// A callee that is told to stop stops between two chunks.
+#[test]
+fn a_cancelled_callee_kept_its_unfinished_answer_for_ever() {
+    let mut net = Net::new();
+    net.join("ann");
+    net.join("ben");
+    let route = net.open("ann", RouteKind::Method, "ben.echo");
+    for id in 1..=100 {
+        net.send("ann", &[(Kind::REQUEST, route, id, b"x")]);
+        net.read("ben");
+        net.chunk("ben", route, id, "ann", true);
+        assert_eq!(count(&net.read("ben"), Kind::ERROR), 0, "answer {id} may begin");
+        net.send("ann", &[(Kind::CANCEL, route, id, b"")]);
+        net.chunk("ben", route, id, "ann", true);
+        net.read("ben");
+    }
+    net.send("ben", &[(Kind::PING, 0, 1, b"")]);
+    assert_eq!(net.sessions["ben"].assembled_bytes(), 0);
+    assert_eq!(net.used("ben", Resource::ChunkBytes), 0);
+    // One that goes on to the end is not told that nobody asked.
+    net.chunk("ben", route, 100, "ann", false);
+    assert_eq!(count(&net.read("ben"), Kind::ERROR), 0);
+    // A chunk that crossed the cancel begins nothing either.
+    net.send("ann", &[(Kind::REQUEST, route, 101, b"x")]);
+    net.read("ben");
+    net.send("ann", &[(Kind::CANCEL, route, 101, b"")]);
+    net.chunk("ben", route, 101, "ann", true);
+    assert_eq!(net.sessions["ben"].assembled_bytes(), 0);
+}
+
+/// What a receiver without LZ4 gets is unpacked when it is written: queued it is as small as it
+/// came.
+#[test]
+fn what_is_queued_for_a_receiver_without_lz4_was_kept_unpacked() {
+    let mut net = Net::new();
+    net.enter("ann", Some("ann"), &["lz4", "checksum"]);
+    net.read("ann");
+    net.join("ben");
+    net.subscribe("ben", Overflow::Block);
+    let body = vec![7; 500_000];
+    let packed = compress_frame(&body).unwrap();
+    let routes = [
+        (Kind::EVENT, net.open("ann", RouteKind::Topic, "sky")),
+        (Kind::MESSAGE, net.open("ann", RouteKind::Channel, "ben/bulk")),
+        (Kind::REQUEST, net.open("ann", RouteKind::Method, "ben.echo")),
+    ];
+    for (kind, route) in routes {
+        let frame = FrameBuilder::new(kind)
+            .session(net.sessions["ann"].port().session)
+            .route(RouteId(route))
+            .message_id(1)
+            .flags(Flags::COMPRESSED)
+            .build(b"", &packed);
+        net.feed("ann", frame.to_vec());
+    }
+    assert_eq!(count(&net.read("ann"), Kind::ERROR), 0);
+    let queued = net.sessions["ben"].port().outbox.lock().queued_bytes();
+    assert!(queued < 20_000, "{queued} bytes wait");
+    let frames = net.read("ben");
+    for (kind, _) in routes {
+        let (header, read) = frames.iter().find(|(header, _)| header.kind == kind).unwrap();
+        assert!(!header.flags.has(Flags::COMPRESSED), "{kind}");
+        assert_eq!(read[..], body[..], "{kind}");
+    }
+}
+
+/// A slice of a read pins the whole buffer.
+#[test]
+fn a_small_message_kept_the_large_read_that_it_came_in() {
+    let mut net = Net::new();
+    net.join("ann");
+    net.join("ben");
+    let topic = net.open("ann", RouteKind::Topic, "nobody.listens");
+    let channel = net.open("ann", RouteKind::Channel, "ben/bulk");
+    let frame = |net: &Net, kind, route, size| {
+        FrameBuilder::new(kind)
+            .session(net.sessions["ann"].port().session)
+            .route(RouteId(route))
+            .message_id(1)
+            .build(b"", &vec![0; size])
+    };
+    let large = frame(&net, Kind::EVENT, topic, 600_000);
+    let small = frame(&net, Kind::MESSAGE, channel, 40_000);
+    let input = Bytes::from([large, small].concat());
+    let session = net.sessions.get_mut("ann").unwrap();
+    session.handle_input(&input, net.now, &mut net.fx).unwrap();
+    net.decide();
+    assert!(net.used("ann", Resource::MessageBytes) > 40_000, "the message is kept");
+    assert!(input.is_unique(), "and the buffer is free");
 }
