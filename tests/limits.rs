@@ -68,6 +68,23 @@ fn a_bound_that_was_moved_holds() {
             },
         ),
         (
+            "requests queued for a callee",
+            |limits| limits.callee_requests_max = 2,
+            2,
+            |broker| {
+                // It does not read, and a socket holds less than these calls.
+                let _callee = broker.plugin("deaf", &["hear"], &[]);
+                let mut caller = broker.client();
+                let route = caller.open(RouteKind::Method, "deaf.hear").unwrap();
+                let payload = vec![7; 512 << 10];
+                for id in 8..24 {
+                    let request = caller.builder(Kind::REQUEST).route(route).message_id(id);
+                    caller.send(&request.build(b"", &payload));
+                }
+                caller.frame_of(Kind::ERROR).fault()
+            },
+        ),
+        (
             "unanswered requests",
             |limits| limits.requests_max = 1,
             1,

@@ -20,7 +20,6 @@ use super::run::{self, Run};
 use super::tally::End;
 use crate::error::{Code, Fault, Refusal};
 use crate::id::{MethodName, PluginId, RouteId};
-use crate::limit;
 use crate::wire::body::{Announce, RouteKind};
 use crate::wire::{CallReference, Flags, Kind, RequestExtension, scan_frame};
 
@@ -271,7 +270,10 @@ impl MethodRoute {
         let owner = &self.owner;
         let size = run::payload_size(message);
 
-        let room = callee.outbox.lock().has_room_for_requests(ahead + message.len() as u64);
+        let room = callee
+            .outbox
+            .lock()
+            .has_room_for_requests(ahead + message.len() as u64, &callee.limits);
         if let Err((resource, used, limit)) = room {
             return Err(Fault::refused(&Refusal {
                 resource,
@@ -397,10 +399,11 @@ impl MethodRoute {
         }
         let owner = &self.owner;
         let bytes = for_features(bytes, flags, owner.features);
-        let taken = owner.outbox.lock().push_responses(bytes.clone(), &owner.account);
+        let taken =
+            owner.outbox.lock().push_responses(bytes.clone(), &owner.account, &owner.limits);
         if !taken {
             let fault =
-                owner.account.refusal(Resource::ResponseBytes, limit::RESPONSE_QUEUE_BYTES_MAX);
+                owner.account.refusal(Resource::ResponseBytes, owner.limits.response_bytes_max);
             let mut rest = bytes;
             while !rest.is_empty() {
                 let message = rest.split_to(run::message_size(&rest));

@@ -255,19 +255,23 @@ impl Outbox {
     }
 
     /// How many of `count` requests of `bytes` in all fit.
-    pub(crate) fn has_room_for_requests(&self, bytes: u64) -> Result<(), (&'static str, u64, u64)> {
-        if self.request_count >= limit::CALLEE_QUEUE_REQUESTS_MAX {
+    pub(crate) fn has_room_for_requests(
+        &self,
+        bytes: u64,
+        limits: &Limits,
+    ) -> Result<(), (&'static str, u64, u64)> {
+        if self.request_count >= limits.callee_requests_max {
             return Err((
                 "requests queued for a callee",
                 u64::from(self.request_count),
-                u64::from(limit::CALLEE_QUEUE_REQUESTS_MAX),
+                u64::from(limits.callee_requests_max),
             ));
         }
-        if self.request_bytes + bytes > limit::CALLEE_QUEUE_BYTES_MAX && self.request_bytes > 0 {
+        if self.request_bytes + bytes > limits.callee_bytes_max && self.request_bytes > 0 {
             return Err((
                 "bytes of requests queued for a callee",
                 self.request_bytes,
-                limit::CALLEE_QUEUE_BYTES_MAX,
+                limits.callee_bytes_max,
             ));
         }
         Ok(())
@@ -289,12 +293,17 @@ impl Outbox {
 
     /// Queues answers for this session as caller. Says `false` when too many bytes of them wait.
     #[must_use]
-    pub(crate) fn push_responses(&mut self, bytes: Bytes, account: &Arc<Account>) -> bool {
+    pub(crate) fn push_responses(
+        &mut self,
+        bytes: Bytes,
+        account: &Arc<Account>,
+        limits: &Limits,
+    ) -> bool {
         if !self.is_open() {
             return true;
         }
         let size = bytes.len() as u64;
-        if self.response_bytes + size > limit::RESPONSE_QUEUE_BYTES_MAX && self.response_bytes > 0 {
+        if self.response_bytes + size > limits.response_bytes_max && self.response_bytes > 0 {
             return false;
         }
         self.response_bytes += size;

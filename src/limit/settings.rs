@@ -44,6 +44,12 @@ pub struct Limits {
     pub requests_max: u32,
     /// Payload bytes of unanswered requests of one session; one may start while below.
     pub request_bytes_max: u64,
+    /// Requests that wait in the queue of one callee, from all callers.
+    pub callee_requests_max: u32,
+    /// Their bytes; one waits, however large it is.
+    pub callee_bytes_max: u64,
+    /// Bytes of answers that wait for one caller that does not read; one waits, however large.
+    pub response_bytes_max: u64,
     /// Routes of one session.
     pub routes_max: u32,
     /// Subscriptions of one session.
@@ -117,6 +123,9 @@ impl Default for Limits {
             retained_bytes_max: super::RETAINED_BYTES_MAX,
             requests_max: super::REQUESTS_MAX,
             request_bytes_max: super::REQUEST_BYTES_MAX,
+            callee_requests_max: super::CALLEE_QUEUE_REQUESTS_MAX,
+            callee_bytes_max: super::CALLEE_QUEUE_BYTES_MAX,
+            response_bytes_max: super::RESPONSE_QUEUE_BYTES_MAX,
             routes_max: super::ROUTES_MAX,
             subscriptions_max: super::SUBSCRIPTIONS_MAX,
             registrations_max: super::REGISTRATIONS_MAX,
@@ -234,6 +243,11 @@ pub const SETTINGS: &[Setting] = settings! {
         "messages kept for one sender, over all its channels";
     "requests" requests_max count 1..=COUNT_MAX, "unanswered calls of a session";
     "request_bytes" request_bytes_max count 1..=BYTES_MAX, "their payload";
+    "callee_requests" callee_requests_max count 1..=COUNT_MAX,
+        "calls that wait for a callee, from all callers";
+    "callee_bytes" callee_bytes_max count 1..=BYTES_MAX, "their bytes";
+    "response_bytes" response_bytes_max count 1..=BYTES_MAX,
+        "answers that wait for a caller that does not read";
     "routes" routes_max count 1..=COUNT_MAX, "names that a session has opened";
     "subscriptions" subscriptions_max count 1..=COUNT_MAX, "subscriptions of a session";
     "registrations" registrations_max count 1..=COUNT_MAX,
