@@ -165,7 +165,11 @@ impl Channel {
             match &state.receiver {
                 Some(receiver) => self.queue(receiver, &run, state.generation, fx),
                 // The wait begins with the first message that waits.
-                None if state.retained.is_empty() => state.absent_since = now.mono,
+                None if state.retained.is_empty() => {
+                    state.absent_since = now.mono;
+                    // They expire, perhaps before anything else is due.
+                    fx.move_deadline();
+                }
                 None => (),
             }
             let charge = account.charge(Resource::MessageBytes, run.bytes.len() as u64);
