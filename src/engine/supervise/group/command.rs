@@ -125,6 +125,9 @@ impl Group {
         let was_wanted = std::mem::take(&mut child.is_wanted);
         child.has_turn = false;
         child.is_held = true;
+        if !matches!(state, State::Failed | State::Disabled) {
+            child.forgive();
+        }
         match state {
             State::Stopped if was_wanted => Ok(Answer::Accepted),
             State::Stopped | State::Failed | State::Disabled => Ok(Answer::Already(state)),
@@ -295,7 +298,7 @@ impl Group {
         }
         let child = &mut self.children[index];
         if child.state == State::Failed {
-            child.failures = 0;
+            child.forgive();
             child.want(self.now, Cause::Command);
         }
         Ok(Answer::Accepted)

@@ -30,6 +30,7 @@ impl Group {
         if let Some(mut one) = child.successor.take_if(|one| is_it(one)) {
             give_place_back(&mut one, governor);
             let exit = one.fate.unwrap_or(exit);
+            child.active_at = self.now;
             self.step(index, Step::Settle, Cause::ReplaceFailed(exit));
             self.settle_load(index);
             return;
@@ -260,8 +261,10 @@ impl Group {
         }
     }
 
+    /// What others start after stays known, or they would wait for nobody.
     fn forget_temporary(&mut self, index: usize) {
-        if self.flags.forgets_temporary {
+        let is_needed = self.dependents(&self.children[index].spec.id).next().is_some();
+        if self.flags.forgets_temporary && !is_needed {
             self.children[index].then = Then::Remove;
             self.forget_if_removed(index);
         }

@@ -163,7 +163,8 @@ impl Group {
                 child.forgive();
                 self.step(index, Step::Trust, Cause::Stable);
                 self.settle_load(index);
-            } else if child.idle_at().is_some_and(|at| at <= self.now) {
+            }
+            if self.children[index].idle_at().is_some_and(|at| at <= self.now) {
                 self.stop_child(index, Then::Sleep, Cause::Idle, governor);
             }
         }
