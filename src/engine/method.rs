@@ -288,9 +288,9 @@ impl MethodRoute {
         if owner.account.used(Resource::RequestBytes) >= limits.request_bytes_max {
             return Err(owner.account.refusal(Resource::RequestBytes, limits.request_bytes_max));
         }
-        if owner.account.used(Resource::ResponseBytes) >= limit::RESPONSE_QUEUE_BYTES_MAX {
+        if owner.account.used(Resource::ResponseBytes) >= limits.response_bytes_max {
             // Its outcome would find no room either, and has to be queued all the same.
-            let limit = limit::RESPONSE_QUEUE_BYTES_MAX;
+            let limit = limits.response_bytes_max;
             return Err(owner.account.refusal(Resource::ResponseBytes, limit));
         }
         let request =
