@@ -197,6 +197,22 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 /// Failed checks in a row after which a plugin hangs, by default.
 pub const HEALTH_MISSES: u32 = 3;
 
+/// How long it must be quiet before a change in a folder of plugins is looked at. An editor that
+/// saves takes some milliseconds.
+pub const CHANGE_QUIET: Duration = Duration::from_millis(100);
+
+/// What is kept of the words of an installation; the end says what went wrong.
+pub const ERRAND_OUTPUT_MAX: usize = 64 << 10;
+
+/// How long a tool may take to say its version. Some are started by slow scripts.
+pub const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the packages of a plugin may take to be installed. Some are large, some are compiled.
+pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Versions of tools that are remembered.
+pub const TOOLS_REMEMBERED_MAX: usize = 256;
+
 const _: () = {
     assert!(RESTART_DELAY.as_nanos() <= RESTART_DELAY_MAX.as_nanos());
     assert!(WINDOW_BYTES <= RETAINED_BYTES_MAX);

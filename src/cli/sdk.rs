@@ -4,16 +4,16 @@
 //! leaves nothing behind that the next one would not use. It appears there complete, by a rename,
 //! and is compared with what is embedded before each use: Python runs what it finds there.
 
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::failure::{Failure, Result};
+use crate::host::cache;
 
 /// A directory with the package `plugbus` in it, for as long as this lives.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Sdk {
     /// Finds the package in the user's cache, or puts it there. Where that cannot be, a warning
     /// says why, and a temporary directory has to do.
     pub(crate) fn provide() -> Result<Self> {
-        let reason = match cache_directory(|name| std::env::var_os(name)) {
+        let reason = match cache::directory(|name| std::env::var_os(name)) {
             Some(cache) => match cached(&cache) {
                 Ok(directory) => return Ok(Self::Cached(directory)),
                 Err(error) => format!("{} cannot hold it: {error}", cache.display()),
@@ -64,19 +64,9 @@ pub(crate) fn unpack(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Our part of the user's cache. The base directory specification says that a relative path is to
-/// be ignored.
-fn cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base =
-        absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(base.join("plugbus"))
-}
-
 /// The package in `cache`, whole and ours.
 fn cached(cache: &Path) -> io::Result<PathBuf> {
-    DirBuilder::new().mode(0o700).recursive(true).create(cache)?;
-    check_owned(cache)?;
+    cache::prepare(cache)?;
     let directory = cache.join(format!("sdk-{:016x}", content_hash()));
     if is_whole(&directory)? {
         return Ok(directory);
@@ -109,7 +99,7 @@ fn cached(cache: &Path) -> io::Result<PathBuf> {
 fn is_whole(directory: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(directory) {
         Ok(metadata) if !metadata.is_dir() => return Ok(false),
-        Ok(_) => check_owned(directory)?,
+        Ok(_) => cache::check_owned(directory)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     }
@@ -118,22 +108,6 @@ fn is_whole(directory: &Path) -> io::Result<bool> {
         fs::read(package.join(name)).is_ok_and(|found| found == text.as_bytes())
     };
     Ok(SDK.iter().all(is_same))
-}
-
-/// Refuses a directory that others can write to: what is in it gets run.
-fn check_owned(directory: &Path) -> io::Result<()> {
-    let metadata = fs::metadata(directory)?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-    let user = rustix::process::geteuid().as_raw();
-    if owner == user && mode & 0o022 == 0 {
-        return Ok(());
-    }
-    let message = format!(
-        "{} belongs to uid {owner} with mode {mode:04o}; it must belong to you (uid {user}), and \
-         nobody else may write there",
-        directory.display()
-    );
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 /// Names the directory. What is in it is compared all the same, so the hash need not withstand
@@ -175,6 +149,7 @@ const SDK: &[(&str, &str)] = sdk! {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -188,24 +163,6 @@ mod tests {
             .collect();
         let embedded: BTreeSet<_> = SDK.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(embedded, files);
-    }
-
-    #[test]
-    fn the_cache_is_the_users() {
-        type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
-        let cases: &[Case] = &[
-            (&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")], Some("/c/plugbus")),
-            (&[("XDG_CACHE_HOME", "c"), ("HOME", "/h")], Some("/h/.cache/plugbus")),
-            (&[("HOME", "/h")], Some("/h/.cache/plugbus")),
-            (&[("HOME", "")], None),
-            (&[], None),
-        ];
-        for (variables, expected) in cases {
-            let found = cache_directory(|name| {
-                variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
-            });
-            assert_eq!(found.as_deref(), expected.map(Path::new), "{variables:?}");
-        }
     }
 
     #[test]

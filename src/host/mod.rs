@@ -4,9 +4,14 @@
 //! `docs/decisions/0003-spawning-from-an-embedding-application.md` and `0005-guardian.md` beside it
 //! say why they are started the way they are.
 
+pub(crate) mod cache;
+pub(crate) mod changes;
 pub mod dependencies;
+pub mod discovery;
 pub(crate) mod document;
 pub(crate) mod duration;
+pub mod environment;
+mod errand;
 mod error;
 mod exit;
 mod follow;
@@ -19,6 +24,7 @@ mod process;
 #[cfg(test)]
 mod process_tests;
 mod program;
+pub mod requirements;
 mod runtime;
 mod spawner;
 mod spec;

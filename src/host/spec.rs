@@ -111,6 +111,15 @@ impl PluginSpec {
         }
     }
 
+    /// Replaces the program, and keeps its arguments.
+    pub(crate) fn program(mut self, program: impl Into<OsString>) -> Self {
+        match self.command.first_mut() {
+            Some(first) => *first = program.into(),
+            None => self.command.push(program.into()),
+        }
+        self
+    }
+
     /// The directory in which it runs. Defaults to the host's.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());

@@ -2,6 +2,8 @@
 //!
 //! rustix comes first; `unsafe` appears only where it has no safe call, one operation a block.
 
+#[cfg(feature = "broker")]
+pub(crate) mod errand;
 #[cfg(feature = "plugin")]
 pub(crate) mod fd;
 #[cfg(feature = "broker")]

@@ -4,7 +4,6 @@
 //! [`crate::plugin`] only. That they come in this program means that the example needs nothing
 //! else; `examples/notes/README.md` says what it does.
 
-mod changes;
 mod folder;
 mod index;
 mod intake;

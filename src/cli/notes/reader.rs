@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use super::changes::{Changed, Changes};
 use super::folder::{Folder, parts};
+use crate::host::changes::{Changed, Changes};
 use crate::plugin::{Client, Context, Error, Event, Plugin, Result};
 
 /// Runs the plugin until it is told to stop.

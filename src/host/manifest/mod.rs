@@ -99,6 +99,16 @@ pub enum ManifestError {
     },
 }
 
+impl ManifestError {
+    /// The file or directory that it is about.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Unreadable { path, .. } | Self::Missing(path) | Self::Wrong { path, .. } => path,
+        }
+    }
+}
+
 impl Manifest {
     /// A manifest with nothing in it but a name, for an application that fills in the rest itself.
     /// Relative paths start where `path`, the file that it stands for, is.
