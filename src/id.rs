@@ -128,6 +128,12 @@ impl Topic {
 }
 
 impl Pattern {
+    /// What every topic begins with that the pattern wants.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.0.split(['*', '>']).next().unwrap_or_default()
+    }
+
     /// Whether `topic` is one that the pattern wants.
     #[must_use]
     pub fn matches(&self, topic: &Topic) -> bool {
@@ -240,6 +246,7 @@ mod tests {
             let pattern = Pattern::parse(pattern).unwrap();
             let topic = Topic::parse(topic).unwrap();
             assert_eq!(pattern.matches(&topic), matches, "{pattern} {topic}");
+            assert!(!matches || topic.as_str().starts_with(pattern.prefix()), "{pattern} {topic}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Router, registration};
+use super::{RouteEntry, Router, registration};
 use crate::engine::ledger::Resource;
 use crate::engine::port::Route;
 use crate::engine::session::Session;
@@ -50,6 +50,8 @@ impl Router {
             count(&port.plugin, Resource::Routes, 1);
             assert!(self.routes.contains_key(number), "a name leads to a route");
         }
+        let is_topic = |entry: &&RouteEntry| matches!(entry.route, Route::Topic(_));
+        assert_eq!(self.topics.len(), self.routes.values().filter(is_topic).count());
         for entry in self.routes.values() {
             match &entry.route {
                 Route::Channel(channel) => {
@@ -59,7 +61,10 @@ impl Router {
                         count(&channel.sender.plugin, Resource::Routes, 1);
                     }
                 }
-                Route::Topic(topic) => topic.check(),
+                Route::Topic(topic) => {
+                    topic.check();
+                    assert!(self.topics.contains(topic), "a topic is found by its name");
+                }
                 Route::Method(_) => (),
             }
         }

@@ -68,15 +68,12 @@ impl Router {
         let number = self.subscription_last;
         let subscription =
             Subscription { port: Arc::clone(port), pattern, policy, _charge: charge };
-        for topic in self.topics() {
-            if topic.kind == RouteKind::Topic
-                && subscription.pattern.matches(&topic.topic)
-                && !topic.has_subscriber(port.session)
-            {
+        for topic in self.topics.matching(&subscription.pattern) {
+            if !topic.has_subscriber(port.session) {
                 topic.add_subscriber(port, policy, fx);
             }
         }
-        self.subscriptions.insert(number, subscription);
+        self.subscriptions.insert((port.session, number), subscription);
         Ok(Subscribed { subscription: number })
     }
 
@@ -86,23 +83,13 @@ impl Router {
         number: u32,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
-        let owned = self
-            .subscriptions
-            .get(&number)
-            .is_some_and(|subscription| subscription.port.session == port.session);
-        if !owned {
+        let Some(gone) = self.subscriptions.remove(&(port.session, number)) else {
             return Err(Fault::new(
                 Code::NotFound,
                 format!("this session has no subscription {number}"),
             ));
-        }
-        let gone = self.subscriptions.remove(&number).expect("it was found just now");
-        let topics: Vec<_> = self
-            .topics()
-            .filter(|topic| topic.kind == RouteKind::Topic && gone.pattern.matches(&topic.topic))
-            .cloned()
-            .collect();
-        for topic in topics {
+        };
+        for topic in self.topics.matching(&gone.pattern) {
             match self.policy_for(port.session, &topic.topic) {
                 Some(policy) => topic.add_subscriber(port, policy, fx),
                 None => topic.remove_subscriber(port.session, fx),
@@ -112,9 +99,13 @@ impl Router {
     }
 
     pub(super) fn end_subscriptions(&mut self, port: &Arc<Port>, fx: &mut Effects) {
-        self.subscriptions.retain(|_, subscription| subscription.port.session != port.session);
-        let topics: Vec<_> = self.topics().cloned().collect();
-        for topic in topics {
+        let of_session = (port.session, 0)..=(port.session, u32::MAX);
+        for (_, gone) in self.subscriptions.extract_if(of_session, |_, _| true) {
+            for topic in self.topics.matching(&gone.pattern) {
+                topic.remove_subscriber(port.session, fx);
+            }
+        }
+        for topic in self.topics.broadcasts() {
             topic.remove_subscriber(port.session, fx);
         }
     }
@@ -134,17 +125,19 @@ impl Router {
             }
             return;
         }
-        for subscription in self.subscriptions.values() {
-            let port = &subscription.port;
-            if subscription.pattern.matches(&route.topic) && !route.has_subscriber(port.session) {
-                route.add_subscriber(port, subscription.policy, fx);
+        // Of each session the first one counts, and they stand together.
+        let mut last = None;
+        for ((session, _), subscription) in &self.subscriptions {
+            if last != Some(session) && subscription.pattern.matches(&route.topic) {
+                route.add_subscriber(&subscription.port, subscription.policy, fx);
+                last = Some(session);
             }
         }
     }
 
     /// A plugin that has become ready is told of broadcasts from here on.
     pub(super) fn join_broadcasts(&self, port: &Arc<Port>, fx: &mut Effects) {
-        for topic in self.topics().filter(|topic| topic.kind == RouteKind::Broadcast) {
+        for topic in self.topics.broadcasts() {
             let is_own =
                 topic.publisher.as_ref().is_some_and(|publisher| publisher.session == port.session);
             if !is_own {
@@ -225,6 +218,7 @@ impl Router {
         self.fill_subscribers(&route, fx);
         let entry = RouteEntry { route: Route::Topic(Arc::clone(&route)), _charge: None };
         self.routes.insert(number, entry);
+        self.topics.insert(&route);
         self.own_topics.insert(topic, Arc::clone(&route));
         route
     }
@@ -232,16 +226,9 @@ impl Router {
     /// The policy of the lowest subscription of a session that wants the topic.
     fn policy_for(&self, session: SessionId, topic: &Topic) -> Option<EventPolicy> {
         self.subscriptions
-            .values()
-            .find(|known| known.port.session == session && known.pattern.matches(topic))
-            .map(|known| known.policy)
-    }
-
-    fn topics(&self) -> impl Iterator<Item = &Arc<TopicRoute>> {
-        self.routes.values().filter_map(|entry| match &entry.route {
-            Route::Topic(topic) => Some(topic),
-            _ => None,
-        })
+            .range((session, 0)..=(session, u32::MAX))
+            .find(|(_, known)| known.pattern.matches(topic))
+            .map(|(_, known)| known.policy)
     }
 
     /// Topics of the broker that are kept at once.

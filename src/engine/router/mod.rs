@@ -18,8 +18,9 @@ mod names;
 mod plugins;
 mod registration;
 mod status;
+mod topics;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use change::{Change, ChangeKind};
 
 use self::events::Subscription;
 use self::plugins::{PluginEntry, State};
+use self::topics::Topics;
 use super::effects::{Effects, Now};
 use super::ledger::{Charge, Ledger, Resource};
 use super::port::{Features, NextDeadline, Port, PortSeed, Route, Wake};
@@ -55,9 +57,10 @@ pub struct Router {
     routes: BTreeMap<RouteId, RouteEntry>,
     by_name: BTreeMap<(SessionId, RouteKind, String), RouteId>,
     /// Routes by the plugin or service that they lead to.
-    methods_to: BTreeMap<PluginId, Vec<RouteId>>,
-    channels_to: BTreeMap<PluginId, Vec<RouteId>>,
-    subscriptions: BTreeMap<u32, Subscription>,
+    methods_to: BTreeMap<PluginId, BTreeSet<RouteId>>,
+    channels_to: BTreeMap<PluginId, BTreeSet<RouteId>>,
+    topics: Topics,
+    subscriptions: BTreeMap<(SessionId, u32), Subscription>,
     own_topics: BTreeMap<Topic, Arc<TopicRoute>>,
     dead_letters: VecDeque<DeadLetter>,
     route_last: u32,
@@ -124,6 +127,7 @@ impl Router {
             by_name: BTreeMap::new(),
             methods_to: BTreeMap::new(),
             channels_to: BTreeMap::new(),
+            topics: Topics::default(),
             subscriptions: BTreeMap::new(),
             own_topics: BTreeMap::new(),
             dead_letters: VecDeque::new(),

@@ -48,6 +48,9 @@ impl Router {
         };
         self.route_last += 1;
         port.routes.lock().insert(number, route.clone());
+        if let Route::Topic(topic) = &route {
+            self.topics.insert(topic);
+        }
         self.routes.insert(number, RouteEntry { route, _charge: Some(charge) });
         self.by_name.insert(key, number);
         Ok(opened(number, open.kind, &port.limits))
@@ -126,10 +129,13 @@ impl Router {
         let (index, target) = match &entry.route {
             Route::Method(route) => (&mut self.methods_to, &route.target),
             Route::Channel(channel) => (&mut self.channels_to, &channel.target),
-            Route::Topic(_) => return,
+            Route::Topic(topic) => {
+                self.topics.remove(topic);
+                return;
+            }
         };
         if let Some(numbers) = index.get_mut(target) {
-            numbers.retain(|known| *known != number);
+            numbers.remove(&number);
             if numbers.is_empty() {
                 index.remove(target);
             }
@@ -161,7 +167,7 @@ impl Router {
         let absent = self.absent_plugin(&target);
         let route = Arc::new(MethodRoute::new(number, port, target.clone(), method));
         route.set_candidates(&ports, absent);
-        self.methods_to.entry(target).or_default().push(number);
+        self.methods_to.entry(target).or_default().insert(number);
         Ok(Route::Method(route))
     }
 
@@ -187,7 +193,7 @@ impl Router {
         if present && let Some(receiver) = self.live_port(&target) {
             channel.attach(&receiver, fx);
         }
-        self.channels_to.entry(target).or_default().push(number);
+        self.channels_to.entry(target).or_default().insert(number);
         Ok(Route::Channel(channel))
     }
 
