@@ -28,6 +28,28 @@ fn actors_of_the_host_take_part() {
 }
 
 #[test]
+fn an_application_supervises_actors_and_processes() {
+    let output = run(&mut example("supervise_tree"));
+    let story = [
+        "app/workers: adder starting, adder ready, echo starting, echo ready",
+        // Queued behind the message that panicked, and handled by an actor that knows nothing yet.
+        "the actor panicked before it answered\n  the sum is 3",
+        "app/workers: echo backing-off, echo starting, echo ready",
+        "app: ledger backing-off, workers stopping, workers stopped, ledger starting, ledger \
+         ready, workers starting, workers ready",
+        "app/workers: echo stopping, echo stopped, adder stopping, adder stopped, adder starting",
+        "adder stopped, echo stopping, echo stopped, adder starting, adder ready, echo starting",
+        "app: workers stopping, workers stopped, ledger stopping, ledger stopped",
+    ];
+    let mut rest = &output[..];
+    for line in story {
+        let place = rest.find(line).unwrap_or_else(|| panic!("no `{line}` in\n{rest}"));
+        rest = &rest[place + line.len()..];
+    }
+    assert_eq!(last_line(&output), "app stopped as asked");
+}
+
+#[test]
 fn the_smallest_rust_plugin_answers_a_client() {
     let broker = TestBroker::start();
     let _plugin = Plugin::start(&broker, &mut example("hello_plugin"));
