@@ -21,6 +21,10 @@ use super::exit::Exit;
 use super::output::Stream;
 use super::process::Process;
 use super::spec::{Limit, PluginSpec};
+use zoo::Herd;
+
+#[path = "../../tests/zoo/mod.rs"]
+mod zoo;
 
 #[tokio::test]
 async fn a_plugin_finds_its_socket_on_descriptor_3_and_its_lines_are_captured() {
@@ -142,12 +146,12 @@ async fn a_parent_to_be_killed() {
 /// session, nor as a daemon. The guardian finds them with and without the kernel's list.
 #[tokio::test]
 async fn descendants_end_with_the_plugin() {
-    for (animal, code) in
+    for (name, code) in
         [("fork_and_die.py", Some(7)), ("setsid_child.py", None), ("double_fork.py", None)]
     {
         for scan in [false, true] {
             let herd = Herd::new();
-            let spec = herd.spec(animal);
+            let spec = animal(&herd, name);
             let spec = if scan { spec.scan() } else { spec };
             let (process, _socket, mut lines) = start(&spec).await;
             let descendant = started(&mut lines).await;
@@ -156,9 +160,9 @@ async fn descendants_end_with_the_plugin() {
                 None => process.kill().await,
             };
             let expected = code.map_or(Exit::Signal { number: 9, core: false }, Exit::Code);
-            assert_eq!(exit, expected, "{animal}");
-            assert!(!Path::new(&format!("/proc/{descendant}")).exists(), "{animal}, scan: {scan}");
-            assert_eq!(herd.left(), Vec::<i32>::new(), "{animal}");
+            assert_eq!(exit, expected, "{name}");
+            assert!(!Path::new(&format!("/proc/{descendant}")).exists(), "{name}, scan: {scan}");
+            assert_eq!(herd.left(), Vec::<i32>::new(), "{name}");
         }
     }
 }
@@ -166,9 +170,9 @@ async fn descendants_end_with_the_plugin() {
 /// Then the kernel kills the plugin, and what it started is found by its mark.
 #[tokio::test]
 async fn a_guardian_that_is_killed_takes_its_plugin_along() {
-    for animal in ["setsid_child.py", "double_fork.py"] {
+    for name in ["setsid_child.py", "double_fork.py"] {
         let herd = Herd::new();
-        let (process, _socket, mut lines) = start(&herd.spec(animal)).await;
+        let (process, _socket, mut lines) = start(&animal(&herd, name)).await;
         started(&mut lines).await;
         signal(process.guardian_pid(), Signal::KILL);
         assert_eq!(process.exited().await, Exit::Unknown);
@@ -185,7 +189,7 @@ async fn a_guardian_that_is_killed_takes_its_plugin_along() {
 #[tokio::test]
 async fn a_guardian_ignores_polite_signals() {
     let herd = Herd::new();
-    let (process, _socket, mut lines) = start(&herd.spec("setsid_child.py")).await;
+    let (process, _socket, mut lines) = start(&animal(&herd, "setsid_child.py")).await;
     started(&mut lines).await;
     for polite in [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::USR2] {
         signal(process.guardian_pid(), polite);
@@ -292,7 +296,8 @@ async fn limits_directory_and_loader_variables_are_the_plugins_alone() {
     let place = fs::canonicalize(place.path()).unwrap();
     assert_eq!(lines, ["77", "0", place.to_str().unwrap(), "/plugin/only", "4"]);
 
-    let (process, ..) = start(&spec.limit(Limit::Processes, 1_000)).await;
+    let spec = PluginSpec::command("loader", ["sleep", "1000"]).env("LD_LIBRARY_PATH", "/only");
+    let (process, ..) = start(&spec).await;
     let guardian = format!("/proc/{}/environ", process.guardian_pid());
     let environment = fs::read(guardian).unwrap();
     assert!(!environment.split(|&byte| byte == 0).any(|it| it.starts_with(b"LD_")));
@@ -342,7 +347,7 @@ async fn fifty_starts() {
                 gone.await;
             }
             _ => {
-                let spec = PluginSpec::command("bad", [zoo("missing_interpreter")]);
+                let spec = PluginSpec::command("bad", [zoo::file("missing_interpreter")]);
                 Process::start(&spec, |_, _: &str| ()).await.unwrap_err();
             }
         }
@@ -369,37 +374,10 @@ fn again(test: &str) -> Command {
     command
 }
 
-/// Plugins of one test and all their descendants, which have a variable in common.
-struct Herd {
-    name: String,
-}
-
-impl Herd {
-    fn new() -> Self {
-        Self { name: crate::sys::guardian::Mark::new().value().to_owned() }
-    }
-
-    fn spec(&self, animal: &str) -> PluginSpec {
-        PluginSpec::command("animal", ["python3".into(), zoo(animal)])
-            .env("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/python"))
-            .env("ZOO", &self.name)
-    }
-
-    /// Those that are still there. Zombies are not: they show no environment.
-    fn left(&self) -> Vec<i32> {
-        let variable = format!("ZOO={}", self.name);
-        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-            let entry = entry.unwrap();
-            let environment = fs::read(entry.path().join("environ")).ok()?;
-            let has = environment.split(|&byte| byte == 0).any(|it| it == variable.as_bytes());
-            has.then(|| entry.file_name().to_str()?.parse().ok())?
-        });
-        processes.collect()
-    }
-}
-
-fn zoo(animal: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo").join(animal)
+fn animal(herd: &Herd, name: &str) -> PluginSpec {
+    PluginSpec::command("animal", ["python3".into(), zoo::file(name)])
+        .env("PYTHONPATH", zoo::sdk())
+        .env(Herd::VARIABLE, herd.value())
 }
 
 /// The process that an animal has started.

@@ -17,6 +17,7 @@ def ping() -> str:
 @plugin.method
 def work() -> None:
     "Never returns. `PyDLL` keeps the interpreter's lock, so that no other thread runs either."
+    print("hangs", flush=True)
     while True:
         ctypes.PyDLL(None).sleep(1 << 30)
 

@@ -17,8 +17,9 @@ use crate::{fuzz, machine, process, tree};
 pub(crate) const HELP: &str = "
 cargo xtask prove [--seeds N] [--fuzz-seconds N]
 
-Runs a million seeds of the simulator and an hour of every fuzz target, and writes
-docs/proof.md. Smaller counts are recorded as such. The tree must be clean.
+Runs a million seeds of the simulator, kills 100 brokers and looks for what they leave, runs an
+hour of every fuzz target, and writes docs/proof.md. Smaller counts are recorded as such. The
+tree must be clean.
 
   --seeds N          seeds of the simulator (1000000)
   --fuzz-seconds N   time for each fuzz target (3600)
@@ -63,6 +64,19 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
         seed: format!("0–{}", seeds.saturating_sub(1)),
         is_scaled_down: seeds < SEED_COUNT,
     }];
+    let mut orphans = process::cargo();
+    orphans
+        .args(["test", "--release", "--test", "orphans", "--", "--nocapture"])
+        .env("PLUGBUS_ORPHAN_ROUNDS", BROKERS_KILLED.to_string());
+    runs.push(Run {
+        command: orphans,
+        shown: format!(
+            "PLUGBUS_ORPHAN_ROUNDS={BROKERS_KILLED} cargo test --release --test orphans -- \
+             --nocapture"
+        ),
+        seed: "none".to_owned(),
+        is_scaled_down: false,
+    });
     let is_guided = fuzz::has_cargo_fuzz();
     for target in fuzz::targets(root)? {
         let flag = if is_guided { "" } else { " --stable" };
@@ -144,6 +158,7 @@ fn clean_commit(root: &Path) -> Result<String> {
 const RECORD: &str = "docs/proof.md";
 const SEED_COUNT: u64 = 1_000_000;
 const FUZZ_SECONDS: u64 = 3600;
+const BROKERS_KILLED: u32 = 100;
 
 const HEADER: &str = "\
 # Proof
