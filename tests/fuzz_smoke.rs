@@ -30,9 +30,29 @@ fn session_holds_for_random_input() {
     run("session", 1_500);
 }
 
+/// A target without a test here would only run where cargo-fuzz is installed.
+#[test]
+fn every_target_is_driven() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    files.sort_unstable();
+    let source = include_str!("fuzz_smoke.rs");
+    for (name, _) in TARGETS {
+        assert!(source.contains(&format!("run(\"{name}\", ")), "{name} has a test");
+    }
+    assert_eq!(files, TARGETS.map(|(name, _)| name.to_owned()));
+}
+
 fn run(name: &'static str, inputs: u64) {
-    if setting("PLUGBUS_FUZZ_TARGET").is_some_and(|chosen| chosen != name) {
-        return;
+    if let Some(chosen) = setting("PLUGBUS_FUZZ_TARGET") {
+        let is_known = TARGETS.iter().any(|(known, _)| *known == chosen);
+        assert!(is_known, "there is no target {chosen:?}; nothing would be tested");
+        if chosen != name {
+            return;
+        }
     }
     let (_, target) = TARGETS.into_iter().find(|(known, _)| *known == name).expect("it is listed");
     if let Some(hex) = setting("PLUGBUS_FUZZ_INPUT") {
@@ -66,7 +86,7 @@ fn run(name: &'static str, inputs: u64) {
         count += 1;
     }
     eprintln!(
-        "{name}: seed {seed}, {count} inputs, {} outcomes, {} inputs kept besides {seeds} seeds",
+        "result: {name}: seed {seed}, {count} inputs, {} outcomes, {} inputs kept besides {seeds} seeds",
         fuzzer.seen.count(),
         fuzzer.kept.len() - seeds
     );

@@ -53,7 +53,7 @@ fn every_seed_keeps_the_promises() {
         panic!("{message}");
     }
     println!(
-        "{count} seeds of {steps} steps in {:.1} s: {stats:?}",
+        "result: {count} seeds of {steps} steps in {:.1} s: {stats:?}",
         started.elapsed().as_secs_f64()
     );
     for &kind in FaultKind::ALL {

@@ -56,6 +56,9 @@ pub(crate) fn targets(root: &Path) -> Result<Vec<String>> {
             names.push(name.to_owned());
         }
     }
+    if names.is_empty() {
+        bail!("there is no target in {folder:?}: nothing would be tested");
+    }
     names.sort_unstable();
     Ok(names)
 }

@@ -4,10 +4,11 @@
 //! uses all cores, and reports: each with its time as it goes, then what this machine does not
 //! offer, the slowest ten, and one closing line.
 //!
-//! A step is skipped only when what it tests is not in the tree, or when a program is missing that
-//! somebody could install; the latter is a failure where `CI=true`, because there it would go
-//! unseen. What the kernel or a container refuses is neither: the test that wanted it prints
-//! `skipped: WHAT: ERRNO` and passes, and the report lists these lines.
+//! A step is skipped only when a program is missing that somebody could install, and that is a
+//! failure where `CI=true`, because there it would go unseen. What a step tests and is not in the
+//! tree is a failure everywhere: a test that has vanished must not look like one that passed. What
+//! the kernel or a container refuses is neither: the test that wanted it prints `skipped: WHAT:
+//! ERRNO` and passes, and the report lists these lines.
 
 mod demo;
 mod python;
@@ -77,7 +78,7 @@ struct Step {
     /// One word, also the name of its log.
     name: &'static str,
     summary: &'static str,
-    /// Paths that make up what it tests. Without one of them there is nothing to test yet.
+    /// Paths that make up what it tests. Without one of them it fails.
     needs: &'static [&'static str],
     action: Action,
 }
@@ -94,7 +95,7 @@ impl Step {
             job.root.join(path).exists() || job.root.join(format!("{path}.rs")).exists()
         };
         if let Some(path) = self.needs.iter().find(|path| !exists(path)) {
-            return Verdict::Absent((*path).to_owned());
+            return Verdict::Failed(format!("`{path}` is gone, and with it what this step tests"));
         }
         let outcome = match self.action {
             Action::Cargo(args) => job.run(process::cargo().args(args)).map(|()| Verdict::Passed),
@@ -108,8 +109,6 @@ impl Step {
 enum Verdict {
     Passed,
     Failed(String),
-    /// What the step tests is not in the tree.
-    Absent(String),
     /// Somebody can install what is missing.
     NotInstalled(String),
 }
@@ -149,5 +148,28 @@ impl Job {
     fn note(&mut self, line: &str) {
         self.output.push_str(line);
         self.output.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_without_what_it_tests_fails() {
+        let root = tree::root();
+        let job =
+            || Job { log: root.join("unused.log"), root: root.clone(), output: String::new() };
+        let step = |needs: &'static [&'static str]| Step {
+            name: "step",
+            summary: "",
+            needs,
+            action: Action::Function(|_| Ok(Verdict::Passed)),
+        };
+        let here = step(&["src/lib", "Cargo.toml"]).run(&mut job());
+        assert!(matches!(here, Verdict::Passed), "{here:?}");
+        let gone = step(&["src/lib", "tests/vanished"]).run(&mut job());
+        let Verdict::Failed(reason) = gone else { panic!("{gone:?}") };
+        assert!(reason.contains("`tests/vanished` is gone"), "{reason}");
     }
 }

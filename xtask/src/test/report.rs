@@ -54,11 +54,6 @@ impl Report {
                 println!("ok      {shown_time:>9}{tests}");
                 return;
             }
-            Verdict::Absent(path) => {
-                println!("skipped {shown_time:>9}  {path} does not exist yet");
-                self.skipped.push(format!("{name}: {path} does not exist yet"));
-                return;
-            }
             Verdict::NotInstalled(what) if !self.is_strict => {
                 println!("skipped {shown_time:>9}  {what}");
                 self.skipped.push(format!("{name}: {what}"));
@@ -153,9 +148,6 @@ mod tests {
             let mut report = Report::new(is_strict);
             let root = PathBuf::from("/nonexistent");
             let job = Job { log: root.join("x.log"), root, output: String::new() };
-            let absent = Verdict::Absent("sdk/python".to_owned());
-            report.finish("absent", &absent, &job, Duration::ZERO);
-            assert!(report.is_good());
             let missing = Verdict::NotInstalled("python3-venv".to_owned());
             report.finish("missing", &missing, &job, Duration::ZERO);
             assert_eq!(report.is_good(), !is_strict);

@@ -76,7 +76,7 @@ pub(super) const STEPS: [Step; 16] = [
     Step {
         name: "unit",
         summary: "the tests of the workspace, examples and documentation included",
-        needs: &[],
+        needs: &TESTS,
         // Only shown output carries the lines about what the machine does not offer.
         action: Action::Cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]),
     },
@@ -136,6 +136,30 @@ pub(super) const STEPS: [Step; 16] = [
     },
 ];
 
+/// Every test that is a program of its own: one that vanishes would take its tests along in
+/// silence.
+const TESTS: [&str; 19] = [
+    "tests/bad_input",
+    "tests/blast_radius",
+    "tests/broker",
+    "tests/cli_client",
+    "tests/cli_logs",
+    "tests/cli_new",
+    "tests/cli_up",
+    "tests/demo",
+    "tests/examples",
+    "tests/fuzz_smoke",
+    "tests/limits",
+    "tests/notes",
+    "tests/processes",
+    "tests/request_ids",
+    "tests/sdk_live",
+    "tests/sdk_process",
+    "tests/simulation",
+    "tests/supervision_model",
+    "tests/vectors",
+];
+
 fn check_tidy(job: &mut Job) -> Result<Verdict> {
     let findings = tidy::check(&Tree::read(&job.root)?)?;
     for finding in &findings {
@@ -182,6 +206,33 @@ const FUZZ_TIMES: &str = "5";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_test_is_listed() {
+        let folder = crate::tree::root().join("tests");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_test = path.extension().is_some_and(|ending| ending == "rs")
+                || path.join("main.rs").exists();
+            if is_test {
+                found.push(format!("tests/{}", path.file_stem().unwrap().to_str().unwrap()));
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, TESTS, "the list is sorted, and holds what is in {folder:?}");
+    }
+
+    #[test]
+    fn every_step_has_what_it_needs() {
+        let root = crate::tree::root();
+        for (step, path) in
+            STEPS.iter().flat_map(|step| step.needs.iter().map(move |of| (step, of)))
+        {
+            let exists = root.join(path).exists() || root.join(format!("{path}.rs")).exists();
+            assert!(exists, "{} needs {path}", step.name);
+        }
+    }
 
     #[test]
     fn names_are_words_and_differ() {
