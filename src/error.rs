@@ -334,7 +334,7 @@ impl From<ErrorBody> for Fault {
 }
 
 /// How far a request got before its callee died.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Verdict {
     /// No byte of it was handed to the callee's socket.

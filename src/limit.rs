@@ -110,6 +110,9 @@ pub const TRANSITIONS_MAX: usize = 1_024;
 /// Dead letters kept as records.
 pub const DEAD_LETTERS_MAX: usize = 1_024;
 
+/// Messages and requests in quarantine that are kept as records.
+pub const QUARANTINED_MAX: usize = 1_024;
+
 /// Time from connect to a complete hello.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -119,6 +122,25 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a peer waits beyond a call's deadline for the broker's word, which knows more, before
 /// it gives the outcome itself.
 pub const CALL_GRACE: Duration = Duration::from_millis(500);
+
+/// How long a caller whose callee has crashed waits for what is known of its process. The exit
+/// usually comes within a millisecond of the end of the connection.
+pub const EXIT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Deliveries of a request of an idempotent method, the first one included.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// Crashes over one message after which it is quarantined. Two may be chance.
+pub const CRASHES_MAX: usize = 3;
+
+/// Crashes over one message after which it is delivered alone, so that it is known who is guilty.
+pub const CRASHES_ALONE: usize = CRASHES_MAX - 1;
+
+/// Instances of one plugin at once, those being replaced included.
+pub const INSTANCES_MAX: usize = 64;
+
+/// How often it is seen whether an instance that was replaced has finished what it has.
+pub const RETIRE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long messages wait for an absent receiver.
 pub const ABSENT_TIMEOUT: Duration = Duration::from_secs(60);

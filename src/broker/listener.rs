@@ -7,7 +7,7 @@ use actix::prelude::*;
 use tokio::net::UnixStream;
 
 use super::session::{Session, Shared};
-use crate::id::PluginId;
+use crate::engine::Attachment;
 use crate::net::listen;
 
 /// Accepts until it is stopped; then the socket file goes.
@@ -43,7 +43,7 @@ impl Actor for Listener {
 #[rtype(result = "std::io::Result<()>")]
 pub(super) struct Attach {
     pub(super) stream: StdUnixStream,
-    pub(super) plugin: PluginId,
+    pub(super) attachment: Attachment,
 }
 
 impl Handler<Attach> for Listener {
@@ -52,7 +52,7 @@ impl Handler<Attach> for Listener {
     fn handle(&mut self, mail: Attach, _ctx: &mut Self::Context) -> Self::Result {
         mail.stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(mail.stream)?;
-        Session::new(stream, Some(mail.plugin), self.shared.clone()).start();
+        Session::new(stream, Some(mail.attachment), self.shared.clone()).start();
         Ok(())
     }
 }

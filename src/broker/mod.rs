@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use builder::BrokerBuilder;
 pub use error::BrokerError;
@@ -31,9 +31,16 @@ pub use mail::{Call, Event, Message, Reply};
 pub use participant::{Participant, ParticipantBuilder};
 
 use self::listener::{Attach, Listener};
-use self::router::{AskPresence, AskStatus, Router, StopPlugin};
+use self::router::{
+    AskInstances, AskPresence, AskStatus, Compare, PluginExited, Router, SetHold, SetPresence, StopPlugin,
+    Switch, TellWanted,
+};
 use self::system::{Started, Stop};
+use crate::engine::{Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference};
+use crate::error::Fault;
 use crate::id::PluginId;
+use crate::limit;
+use crate::net::clock;
 
 /// A running broker.
 ///
@@ -78,8 +85,22 @@ impl Broker {
     ///
     /// When the broker is not running, or the stream cannot be used.
     pub async fn attach(&self, stream: UnixStream, plugin: PluginId) -> Result<(), BrokerError> {
-        let name = plugin.as_str().to_owned();
-        let attached = self.inner.listener.send(Attach { stream, plugin }).await;
+        self.attach_instance(stream, plugin.into()).await
+    }
+
+    /// The same for one of several instances of a plugin, or for one that is to take the place of
+    /// another with [`switch`](Self::switch).
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running, or the stream cannot be used.
+    pub async fn attach_instance(
+        &self,
+        stream: UnixStream,
+        attachment: Attachment,
+    ) -> Result<(), BrokerError> {
+        let name = attachment.plugin.as_str().to_owned();
+        let attached = self.inner.listener.send(Attach { stream, attachment }).await;
         attached
             .map_err(|_gone| BrokerError::NotRunning)?
             .map_err(|source| BrokerError::Attach { plugin: name, source })
@@ -129,7 +150,136 @@ impl Broker {
         plugin: &PluginId,
         drain: Duration,
     ) -> Result<bool, BrokerError> {
-        self.ask(StopPlugin { plugin: plugin.clone(), drain }).await
+        self.ask(StopPlugin { plugin: plugin.clone(), instance: None, drain }).await
+    }
+
+    /// The same for one instance of a plugin.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn stop_instance(
+        &self,
+        plugin: &PluginId,
+        instance: u32,
+        drain: Duration,
+    ) -> Result<bool, BrokerError> {
+        let instance = Some(instance);
+        self.ask(StopPlugin { plugin: plugin.clone(), instance, drain }).await
+    }
+
+    /// Tells the broker what a supervisor makes of its plugin: whether calls of it are held while
+    /// it is away, or refused. Moments count like [`now`](Self::now).
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn set_presence(
+        &self,
+        plugin: &PluginId,
+        presence: Presence,
+    ) -> Result<(), BrokerError> {
+        self.ask(SetPresence { plugin: plugin.clone(), presence }).await
+    }
+
+    /// How long calls of a plugin are held while it is away and awaited. 2 s unless this was called;
+    /// never longer than the caller's deadline.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn set_hold(&self, plugin: &PluginId, hold: Duration) -> Result<(), BrokerError> {
+        self.ask(SetHold { plugin: plugin.clone(), hold }).await
+    }
+
+    /// Tells the broker how the process of an instance has ended, for those whose calls it had.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn plugin_exited(
+        &self,
+        plugin: &PluginId,
+        instance: u32,
+        exit: PluginExit,
+    ) -> Result<(), BrokerError> {
+        self.ask(PluginExited { plugin: plugin.clone(), instance, exit }).await
+    }
+
+    /// Lets an instance take the place of the one that it was attached to replace.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running; the inner one when the instance is not ready. The other one
+    /// goes on then.
+    pub async fn switch(
+        &self,
+        plugin: &PluginId,
+        instance: u32,
+    ) -> Result<Result<(), Fault>, BrokerError> {
+        self.ask(Switch { plugin: plugin.clone(), instance }).await
+    }
+
+    /// What a switch to this instance would change for callers.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn compare(
+        &self,
+        plugin: &PluginId,
+        instance: u32,
+    ) -> Result<Option<RegistrationDifference>, BrokerError> {
+        self.ask(Compare { plugin: plugin.clone(), instance }).await
+    }
+
+    /// The live sessions of a plugin.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn instances(&self, plugin: &PluginId) -> Result<Vec<InstanceInfo>, BrokerError> {
+        self.ask(AskInstances(plugin.clone())).await
+    }
+
+    /// Waits until an instance of a plugin has registered and is ready. Waits for ever for one that
+    /// never comes.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn wait_instance_ready(
+        &self,
+        plugin: &PluginId,
+        instance: u32,
+    ) -> Result<(), BrokerError> {
+        let mut version = self.inner.version.clone();
+        loop {
+            version.borrow_and_update();
+            let instances = self.instances(plugin).await?;
+            if instances.iter().any(|known| known.instance == instance && known.is_ready) {
+                return Ok(());
+            }
+            version.changed().await.map_err(|_gone| BrokerError::NotRunning)?;
+        }
+    }
+
+    /// Plugins that sleep and that somebody wants, each once until its presence is set again. At
+    /// most one for each plugin waits in the stream.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running.
+    pub async fn wanted(&self) -> Result<mpsc::Receiver<PluginId>, BrokerError> {
+        let (waker, wanted) = mpsc::channel(limit::PLUGINS_REMEMBERED_MAX);
+        self.ask(TellWanted(waker)).await?;
+        Ok(wanted)
+    }
+
+    /// The moment that [`set_presence`](Self::set_presence) counts from the same beginning as.
+    #[must_use]
+    pub fn now() -> Duration {
+        clock::now().mono
     }
 
     /// The figures that `plugbus status` shows, as described in the protocol.

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::{Notify, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::engine::{self, Change, ChangeKind, Effects, Port, RouterSettings, Wake};
+use crate::engine::{
+    self, Attachment, Change, ChangeKind, Effects, InstanceInfo, PluginExit, Port,
+    RegistrationDifference, RouterSettings, Wake,
+};
 use crate::error::Fault;
 use crate::id::{PluginId, SessionId};
 use crate::net::clock;
@@ -23,6 +27,8 @@ pub(super) struct Router {
     /// Counts what may interest those who wait: sessions, registrations, states.
     version: watch::Sender<u64>,
     rearm: Arc<Notify>,
+    /// Supervisors that want to know who has to be woken.
+    wakers: Vec<mpsc::Sender<PluginId>>,
 }
 
 impl Router {
@@ -31,7 +37,8 @@ impl Router {
         version: watch::Sender<u64>,
         rearm: Arc<Notify>,
     ) -> Self {
-        Self { engine: engine::Router::new(settings, clock::now()), version, rearm }
+        let engine = engine::Router::new(settings, clock::now());
+        Self { engine, version, rearm, wakers: Vec::new() }
     }
 
     /// Ends a batch: every handler ends with this call.
@@ -49,6 +56,16 @@ impl Router {
         }
         if fx.take_deadline_moved() {
             self.rearm.notify_one();
+        }
+        for plugin in fx.take_wanted() {
+            self.wakers.retain(|waker| match waker.try_send(plugin.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Closed(_)) => false,
+                Err(TrySendError::Full(_)) => {
+                    log::error!("nobody reads that {plugin} is wanted");
+                    true
+                }
+            });
         }
         fx.wake();
     }
@@ -73,7 +90,7 @@ impl Actor for Router {
 #[rtype(result = "Result<Arc<Port>, Fault>")]
 pub(super) struct Admit {
     pub(super) hello: Hello,
-    pub(super) expected: Option<PluginId>,
+    pub(super) attachment: Option<Attachment>,
     pub(super) waker: Box<dyn Wake>,
 }
 
@@ -82,9 +99,9 @@ impl Handler<Admit> for Router {
 
     fn handle(&mut self, mail: Admit, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
-        let Admit { hello, expected, waker } = mail;
-        let admitted =
-            self.engine.handle_hello(&hello, expected.as_ref(), waker, clock::now(), &mut fx);
+        let Admit { hello, attachment, waker } = mail;
+        let now = clock::now();
+        let admitted = self.engine.handle_hello(&hello, attachment.as_ref(), waker, now, &mut fx);
         self.finish(fx);
         self.announce_version();
         admitted
@@ -179,6 +196,8 @@ impl Handler<BeginShutdown> for Router {
 #[rtype(result = "bool")]
 pub(super) struct StopPlugin {
     pub(super) plugin: PluginId,
+    /// All of them without a number.
+    pub(super) instance: Option<u32>,
     pub(super) drain: Duration,
 }
 
@@ -187,9 +206,129 @@ impl Handler<StopPlugin> for Router {
 
     fn handle(&mut self, mail: StopPlugin, _ctx: &mut Self::Context) -> bool {
         let mut fx = Effects::new();
-        let stopped = self.engine.handle_stop(&mail.plugin, mail.drain, clock::now(), &mut fx);
+        let StopPlugin { plugin, instance, drain } = mail;
+        let stopped = self.engine.handle_stop(&plugin, instance, drain, clock::now(), &mut fx);
         self.finish(fx);
         stopped
+    }
+}
+
+/// Host to router: what a supervisor says of its plugin.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SetPresence {
+    pub(super) plugin: PluginId,
+    pub(super) presence: engine::Presence,
+}
+
+impl Handler<SetPresence> for Router {
+    type Result = ();
+
+    fn handle(&mut self, mail: SetPresence, _ctx: &mut Self::Context) {
+        let mut fx = Effects::new();
+        self.engine.set_presence(&mail.plugin, mail.presence, clock::now(), &mut fx);
+        self.finish(fx);
+    }
+}
+
+/// Host to router: hold calls of this plugin for so long.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct SetHold {
+    pub(super) plugin: PluginId,
+    pub(super) hold: Duration,
+}
+
+impl Handler<SetHold> for Router {
+    type Result = ();
+
+    fn handle(&mut self, SetHold { plugin, hold }: SetHold, _ctx: &mut Self::Context) {
+        let mut fx = Effects::new();
+        self.engine.set_hold(&plugin, hold, clock::now(), &mut fx);
+        self.finish(fx);
+    }
+}
+
+/// Host to router: the process of an instance has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct PluginExited {
+    pub(super) plugin: PluginId,
+    pub(super) instance: u32,
+    pub(super) exit: PluginExit,
+}
+
+impl Handler<PluginExited> for Router {
+    type Result = ();
+
+    fn handle(&mut self, mail: PluginExited, _ctx: &mut Self::Context) {
+        let mut fx = Effects::new();
+        let PluginExited { plugin, instance, exit } = mail;
+        self.engine.handle_plugin_exit(&plugin, instance, exit, clock::now(), &mut fx);
+        self.finish(fx);
+    }
+}
+
+/// Host to router: let an instance take the place of the one that it replaces.
+#[derive(Message)]
+#[rtype(result = "Result<(), Fault>")]
+pub(super) struct Switch {
+    pub(super) plugin: PluginId,
+    pub(super) instance: u32,
+}
+
+impl Handler<Switch> for Router {
+    type Result = Result<(), Fault>;
+
+    fn handle(&mut self, mail: Switch, _ctx: &mut Self::Context) -> Self::Result {
+        let mut fx = Effects::new();
+        let now = clock::now();
+        let switched = self.engine.handle_switch(&mail.plugin, mail.instance, now, &mut fx);
+        self.finish(fx);
+        self.announce_version();
+        switched
+    }
+}
+
+/// Host to router: what changes with a switch?
+#[derive(Message)]
+#[rtype(result = "Option<RegistrationDifference>")]
+pub(super) struct Compare {
+    pub(super) plugin: PluginId,
+    pub(super) instance: u32,
+}
+
+impl Handler<Compare> for Router {
+    type Result = Option<RegistrationDifference>;
+
+    fn handle(&mut self, mail: Compare, _ctx: &mut Self::Context) -> Self::Result {
+        self.engine.compare(&mail.plugin, mail.instance)
+    }
+}
+
+/// Host to router: which sessions has a plugin?
+#[derive(Message)]
+#[rtype(result = "Vec<InstanceInfo>")]
+pub(super) struct AskInstances(pub(super) PluginId);
+
+impl Handler<AskInstances> for Router {
+    type Result = Vec<InstanceInfo>;
+
+    fn handle(&mut self, AskInstances(plugin): AskInstances, _ctx: &mut Self::Context) -> Self::Result {
+        self.engine.instances(&plugin)
+    }
+}
+
+/// Host to router: say here which plugin is wanted while it sleeps.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct TellWanted(pub(super) mpsc::Sender<PluginId>);
+
+impl Handler<TellWanted> for Router {
+    type Result = ();
+
+    fn handle(&mut self, TellWanted(waker): TellWanted, _ctx: &mut Self::Context) {
+        self.wakers.push(waker);
     }
 }
 

@@ -13,9 +13,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::router::{Admit, Apply, Router, SessionEnded};
-use crate::engine::{self, Change, Port};
+use crate::engine::{self, Attachment, Change, Port};
 use crate::error::{Code, Fault, FrameError, Refusal};
-use crate::id::PluginId;
 use crate::limit::{self, Limits};
 use crate::net::socket::Socket;
 use crate::net::traffic::{self, Changes};
@@ -23,7 +22,7 @@ use crate::net::traffic::{self, Changes};
 /// One connection, from accept to its end.
 pub(super) struct Session {
     stream: Option<UnixStream>,
-    expected: Option<PluginId>,
+    attachment: Option<Attachment>,
     shared: Shared,
     port: Rc<OnceCell<Arc<Port>>>,
     reason: String,
@@ -40,10 +39,10 @@ pub(super) struct Shared {
 }
 
 impl Session {
-    pub(super) fn new(stream: UnixStream, expected: Option<PluginId>, shared: Shared) -> Self {
+    pub(super) fn new(stream: UnixStream, attachment: Option<Attachment>, shared: Shared) -> Self {
         Self {
             stream: Some(stream),
-            expected,
+            attachment,
             shared,
             port: Rc::default(),
             reason: "the session failed".to_owned(),
@@ -59,7 +58,7 @@ impl Actor for Session {
         let shared = self.shared.clone();
         let task = tokio::task::spawn_local(run(
             stream,
-            self.expected.take(),
+            self.attachment.take(),
             shared,
             Rc::clone(&self.port),
         ));
@@ -103,7 +102,7 @@ impl Changes for Shared {
 /// Greets, then moves traffic both ways until the session ends. Gives the reason.
 async fn run(
     stream: UnixStream,
-    expected: Option<PluginId>,
+    attachment: Option<Attachment>,
     shared: Shared,
     slot: Rc<OnceCell<Arc<Port>>>,
 ) -> String {
@@ -113,7 +112,7 @@ async fn run(
     };
     let wake = Arc::new(Notify::new());
     let mut input = Vec::new();
-    let port = match greet(&stream, expected, &shared, &wake, &mut input).await {
+    let port = match greet(&stream, attachment, &shared, &wake, &mut input).await {
         Ok(port) => port,
         Err(Refused { fault: Some(fault), reason }) => {
             // A peer that does not read its refusal is left to itself.
@@ -151,13 +150,13 @@ struct Refused {
 /// Waits for the hello and asks the router.
 async fn greet(
     stream: &Socket,
-    expected: Option<PluginId>,
+    attachment: Option<Attachment>,
     shared: &Shared,
     wake: &Arc<Notify>,
     input: &mut Vec<u8>,
 ) -> Result<Arc<Port>, Refused> {
     // Strangers that connect and say nothing do not keep out those whom the host expects.
-    let place = match expected {
+    let place = match attachment {
         Some(_) => None,
         None => Some(Greeting::enter(shared)?),
     };
@@ -180,7 +179,7 @@ async fn greet(
         let wake = Arc::clone(wake);
         Box::new(move || wake.notify_one())
     };
-    match shared.router.send(Admit { hello, expected, waker }).await {
+    match shared.router.send(Admit { hello, attachment, waker }).await {
         Ok(admitted) => admitted.map_err(Refused::from),
         Err(_gone) => Err(Fault::new(Code::ShuttingDown, "the broker is shutting down").into()),
     }

@@ -4,10 +4,13 @@
 //! gets it again. The sender may have one window of unsettled messages; that window is all that a
 //! slow or absent receiver costs.
 //!
+//! A message over which receivers have crashed is delivered alone, so that it is known whether it
+//! is the one; over which [`CRASHES_MAX`](limit::CRASHES_MAX) have crashed, it is quarantined.
+//!
 //! The file is longer than most: everything that one lock guards stands in one place.
 //!
 //! Invariants: `settled <= accepted`, `retained` holds exactly the messages in between, and
-//! `settled <= handed <= accepted` while a receiver is there.
+//! `settled <= handed <= queued <= accepted` while a receiver is there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::effects::{Effects, Now};
-use super::ledger::{Charge, Resource};
+use super::ledger::{Account, Charge, Resource};
 use super::outbox::Source;
 use super::port::{Port, Route, ack_frame, announce_frame, close_frame};
 use super::router::{Change, DeadLetter};
@@ -26,6 +29,7 @@ use super::run::Run;
 use super::tally::End;
 use crate::error::{Code, Fault};
 use crate::id::{ChannelName, PluginId, RouteId, SessionId};
+use crate::limit;
 use crate::wire::body::{self, Announce, Credit, Gap, Redelivery, RouteKind};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
@@ -50,6 +54,14 @@ struct ChannelState {
     completed: u64,
     /// Highest id handed to the present receiver's socket.
     handed: u64,
+    /// Highest id queued for the present receiver, and whether that message has to be acknowledged
+    /// before another one is queued.
+    queued: u64,
+    alone: bool,
+    /// Why the messages between `completed` and `settled` do not come.
+    gap: &'static str,
+    /// Who gets the messages once the present receiver has acknowledged what it has.
+    next: Option<Arc<Port>>,
     /// Counts the receivers, so that what is queued for one that lost the channel is known when it
     /// comes to be written.
     generation: u64,
@@ -77,9 +89,20 @@ struct ChannelState {
 #[derive(Debug)]
 struct Retained {
     run: Run,
-    /// Times that it was handed to a receiver that died.
+    /// Times that it was handed to a receiver that had to give it back.
     attempts: u32,
+    /// Incarnations of the receiver that crashed while they had it.
+    crashes: Vec<u64>,
     charge: Charge,
+}
+
+/// A message that was given up because its receivers crashed over it.
+#[derive(Debug)]
+pub(crate) struct Killer {
+    pub(crate) id: u64,
+    pub(crate) attempts: u32,
+    /// Incarnations of the receiver.
+    pub(crate) crashes: Vec<u64>,
 }
 
 impl Channel {
@@ -105,6 +128,10 @@ impl Channel {
                 settled: 0,
                 completed: 0,
                 handed: 0,
+                queued: 0,
+                alone: false,
+                gap: ABSENT,
+                next: None,
                 generation: 0,
                 sent: (SessionId::BROKER, 0),
                 retained: VecDeque::new(),
@@ -162,18 +189,27 @@ impl Channel {
             self.sender.tallies.messages.accept(run.count);
             state.accepted = run.last();
             state.retained_payload += run.payload;
+            let is_next = state.takes_more() && state.queued + 1 == run.first;
             match &state.receiver {
-                Some(receiver) => self.queue(receiver, &run, state.generation, fx),
+                Some(receiver) if is_next => {
+                    self.queue(receiver, &run, state.generation, fx);
+                    state.queued = run.last();
+                    state.alone = false;
+                }
+                // It is queued when what is before it has been acknowledged.
+                Some(_) => (),
                 // The wait begins with the first message that waits.
                 None if state.retained.is_empty() => {
                     state.absent_since = now.mono;
                     // They expire, perhaps before anything else is due.
                     fx.move_deadline();
+                    fx.change(Change::Wanted(self.target.clone()));
                 }
                 None => (),
             }
             let charge = account.charge(Resource::MessageBytes, run.bytes.len() as u64);
-            state.retained.push_back(Retained { run, attempts: 0, charge });
+            let crashes = Vec::new();
+            state.retained.push_back(Retained { run, attempts: 0, crashes, charge });
             fx.report(self);
         }
         overrun.map_or(Ok(()), Err)
@@ -184,6 +220,7 @@ impl Channel {
         self: &Arc<Self>,
         receiver: SessionId,
         id: u64,
+        now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
         let mut state = self.state.lock();
@@ -212,6 +249,15 @@ impl Channel {
         fx.report(self);
         if state.sender_gone && state.retained.is_empty() {
             fx.change(Change::ChannelDrained(Arc::clone(self)));
+            return Ok(());
+        }
+        if state.settled >= state.handed
+            && let Some(next) = state.next.take()
+        {
+            self.take_from_receiver(&mut state, TAKEN_OVER, now, fx);
+            self.give_to(&mut state, &next, fx);
+        } else if state.queued < state.accepted {
+            self.feed(&mut state, fx);
         }
         Ok(())
     }
@@ -240,7 +286,7 @@ impl Channel {
             receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
             write(announce_frame(&self.announcement(), now));
             if let Some((first, last)) = state.missed.take() {
-                write(self.gap_frame(first, last, ABSENT, now));
+                write(self.gap_frame(first, last, state.gap, now));
             }
         }
         while let Some((start, end, attempts)) =
@@ -285,38 +331,76 @@ impl Channel {
     /// so that channels without any cost it nothing.
     pub(crate) fn attach(self: &Arc<Self>, receiver: &Arc<Port>, fx: &mut Effects) {
         let mut state = self.state.lock();
-        if state.receiver.as_ref().is_some_and(|port| port.session == receiver.session) {
-            return;
-        }
-        state.handed = state.settled;
-        state.generation += 1;
-        state.receiver = Some(Arc::clone(receiver));
-        state.announced = false;
-        if state.sent.0 == receiver.session {
-            // It has had the channel before, and may acknowledge what it got then.
-            receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
-        }
-        let missed = (state.completed + 1, state.settled);
-        state.missed = (missed.0 <= missed.1).then_some(missed);
-        state.repeated = state.find_repeated();
-        for retained in &state.retained {
-            self.queue(receiver, &retained.run, state.generation, fx);
+        if state.receiver.as_ref().is_none_or(|port| port.session != receiver.session) {
+            self.give_to(&mut state, receiver, fx);
         }
     }
 
-    /// The receiver's session has ended, or it no longer serves the channel.
-    pub(crate) fn detach(&self, reason: &str, now: Now, fx: &mut Effects) {
+    /// Another instance takes the channel over: at once, or when the present receiver has
+    /// acknowledged what it has. Until then it gets nothing more.
+    pub(crate) fn move_to(self: &Arc<Self>, next: &Arc<Port>, now: Now, fx: &mut Effects) {
         let mut state = self.state.lock();
-        if let Some(receiver) = state.receiver.take() {
-            self.retire(&mut state, &receiver, reason, now, fx);
-            let handed = state.handed;
-            for retained in &mut state.retained {
-                if retained.run.first <= handed {
-                    retained.attempts += 1;
-                }
+        if state.receiver.is_some() && state.handed > state.settled {
+            if state.next.is_none() {
+                // What is queued and not yet written is queued again for the other.
+                state.generation += 1;
+                state.queued = state.handed;
             }
-            state.absent_since = now.mono;
+            state.next = Some(Arc::clone(next));
+            return;
         }
+        self.take_from_receiver(&mut state, TAKEN_OVER, now, fx);
+        self.give_to(&mut state, next, fx);
+    }
+
+    /// The session that was to take the channel over has ended: the present receiver goes on with
+    /// it until there is another one.
+    pub(crate) fn stay(self: &Arc<Self>, fx: &mut Effects) {
+        let mut state = self.state.lock();
+        if state.next.take().is_some() {
+            self.feed(&mut state, fx);
+        }
+    }
+
+    /// The receiver's session has ended, or it no longer serves the channel. `crashed` is the
+    /// incarnation that ended without having been asked to. Gives a message that has done so once
+    /// too often, and is given up.
+    pub(crate) fn detach(
+        &self,
+        reason: &str,
+        crashed: Option<u64>,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Option<Killer> {
+        let mut state = self.state.lock();
+        state.receiver.as_ref()?;
+        let handed = state.handed;
+        state.next = None;
+        self.take_from_receiver(&mut state, reason, now, fx);
+        let incarnation = crashed?;
+        for retained in &mut state.retained {
+            if retained.run.first <= handed && retained.crashes.len() < limit::CRASHES_MAX {
+                retained.crashes.push(incarnation);
+            }
+        }
+        let front = state.retained.front()?;
+        if front.crashes.len() < limit::CRASHES_MAX || front.run.first > handed {
+            return None;
+        }
+        debug_assert!(front.run.count == 1, "who is suspected is delivered alone");
+        let killer = Killer {
+            id: front.run.first,
+            attempts: front.attempts,
+            crashes: front.crashes.clone(),
+        };
+        let count = state.settle(killer.id);
+        state.gap = CRASHES;
+        self.sender.tallies.messages.end(End::Quarantined, count);
+        if !state.sender_gone {
+            let frame = self.gap_frame(killer.id, killer.id, CRASHES, now);
+            self.sender.push_control(frame, fx);
+        }
+        Some(killer)
     }
 
     /// The sender's session has ended, or it gave the route up. Says whether nothing is left.
@@ -336,6 +420,7 @@ impl Channel {
                 return None;
             }
             let count = state.settle(last);
+            state.gap = ABSENT;
             self.sender.tallies.messages.end(End::Dead, count);
             (first, last, state.sender_gone)
         };
@@ -354,6 +439,16 @@ impl Channel {
     /// Whether this session receives the messages now.
     pub(crate) fn leads_to(&self, session: SessionId) -> bool {
         self.state.lock().receiver.as_ref().is_some_and(|port| port.session == session)
+    }
+
+    /// Whether this session is to receive the messages when the present receiver is done.
+    pub(crate) fn moves_to(&self, session: SessionId) -> bool {
+        self.state.lock().next.as_ref().is_some_and(|port| port.session == session)
+    }
+
+    /// Whether somebody receives the messages.
+    pub(crate) fn has_receiver(&self) -> bool {
+        self.state.lock().receiver.is_some()
     }
 
     /// Whether its sender has gone.
@@ -409,8 +504,81 @@ impl Channel {
         assert_eq!(payload, state.retained_payload);
         assert!(state.completed <= state.settled);
         if state.receiver.is_some() {
-            assert!(state.settled <= state.handed && state.handed <= state.accepted);
+            assert!(state.settled <= state.handed && state.handed <= state.queued);
+            assert!(state.queued <= state.accepted);
+            let moves = state.next.is_some();
+            assert!(!moves || state.handed > state.settled, "a channel moves when it can");
+            if !state.alone && !moves {
+                let waits = state.retained.iter().find(|known| known.run.first > state.queued);
+                let is_suspect = waits.is_none_or(Retained::is_suspect);
+                assert!(is_suspect, "what is not suspected is queued");
+            }
+        } else {
+            assert!(state.next.is_none(), "a channel is taken over from somebody");
         }
+    }
+
+    /// Gives the channel to a receiver and queues what it may have.
+    fn give_to(
+        self: &Arc<Self>,
+        state: &mut ChannelState,
+        receiver: &Arc<Port>,
+        fx: &mut Effects,
+    ) {
+        state.handed = state.settled;
+        state.queued = state.settled;
+        state.generation += 1;
+        state.receiver = Some(Arc::clone(receiver));
+        state.announced = false;
+        if state.sent.0 == receiver.session {
+            // It has had the channel before, and may acknowledge what it got then.
+            receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
+        }
+        let missed = (state.completed + 1, state.settled);
+        state.missed = (missed.0 <= missed.1).then_some(missed);
+        state.repeated = state.find_repeated();
+        self.feed(state, fx);
+    }
+
+    /// Queues for the receiver what it may have: everything, or up to a message that is suspected,
+    /// which goes alone.
+    fn feed(self: &Arc<Self>, state: &mut ChannelState, fx: &mut Effects) {
+        let Some(receiver) = state.receiver.clone() else { return };
+        while state.takes_more() {
+            let queued = state.queued;
+            let index = state.retained.partition_point(|known| known.run.last() <= queued);
+            let Some(retained) = state.retained.get(index) else { return };
+            let is_suspect = retained.is_suspect();
+            if is_suspect && state.queued > state.settled {
+                return;
+            }
+            if is_suspect {
+                state.isolate(index, &self.sender.account);
+            }
+            let run = &state.retained[index].run;
+            self.queue(&receiver, run, state.generation, fx);
+            state.queued = run.last();
+            state.alone = is_suspect;
+        }
+    }
+
+    /// Takes the channel from its receiver. What that one has not acknowledged comes again.
+    fn take_from_receiver(
+        &self,
+        state: &mut ChannelState,
+        reason: &str,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(receiver) = state.receiver.take() else { return };
+        self.retire(state, &receiver, reason, now, fx);
+        let handed = state.handed;
+        for retained in &mut state.retained {
+            if retained.run.first <= handed {
+                retained.attempts += 1;
+            }
+        }
+        state.absent_since = now.mono;
     }
 
     /// Takes the route away from a receiver. One that sends to itself needs it still, and is told
@@ -513,7 +681,36 @@ impl ChannelState {
         }
         self.settled = id;
         self.handed = self.handed.max(id);
+        if id > self.queued {
+            // These were acknowledged before their turn came again.
+            let queued = self.queued;
+            self.repeated.retain_mut(|(first, last, _)| {
+                if *first > queued {
+                    *first = (*first).max(id + 1);
+                }
+                *first <= *last
+            });
+            self.queued = id;
+        }
         count
+    }
+
+    /// Whether the receiver may be given more.
+    fn takes_more(&self) -> bool {
+        self.next.is_none() && !(self.alone && self.queued > self.settled)
+    }
+
+    /// Makes the first message of a run a run of its own.
+    fn isolate(&mut self, index: usize, account: &Arc<Account>) {
+        let retained = &mut self.retained[index];
+        if retained.run.count == 1 {
+            return;
+        }
+        let run = retained.run.split_front(1);
+        retained.charge.shrink_to(retained.run.bytes.len() as u64);
+        let charge = account.charge(Resource::MessageBytes, run.bytes.len() as u64);
+        let (attempts, crashes) = (retained.attempts, retained.crashes.clone());
+        self.retained.insert(index, Retained { run, attempts, crashes, charge });
     }
 
     /// Ranges that were handed to a receiver before, with the number of times.
@@ -532,5 +729,18 @@ impl ChannelState {
     }
 }
 
+impl Retained {
+    /// Enough receivers have crashed with it to find out whether it is the one.
+    fn is_suspect(&self) -> bool {
+        self.crashes.len() >= limit::CRASHES_ALONE
+    }
+}
+
 /// Why messages become dead letters.
 const ABSENT: &str = "the receiver was absent";
+
+/// Why a message is quarantined.
+const CRASHES: &str = "its receivers crashed over it";
+
+/// Why a receiver loses a channel to another instance.
+const TAKEN_OVER: &str = "another instance takes over";

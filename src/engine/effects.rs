@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::channel::Channel;
 use super::port::Port;
 use super::router::Change;
+use crate::id::PluginId;
 
 /// The time, as an argument.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -24,6 +25,7 @@ pub struct Effects {
     dirty: Vec<Arc<Channel>>,
     changes: Vec<Change>,
     deadline_moved: bool,
+    wanted: Vec<PluginId>,
 }
 
 impl Effects {
@@ -53,6 +55,11 @@ impl Effects {
         self.changes.push(change);
     }
 
+    /// The supervisor of a plugin that sleeps has to start it.
+    pub(crate) fn want(&mut self, plugin: &PluginId) {
+        self.wanted.push(plugin.clone());
+    }
+
     pub(crate) fn move_deadline(&mut self) {
         self.deadline_moved = true;
     }
@@ -76,6 +83,11 @@ impl Effects {
     /// What the router has to decide, in order.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Plugins that sleep and that somebody wants.
+    pub fn take_wanted(&mut self) -> Vec<PluginId> {
+        std::mem::take(&mut self.wanted)
     }
 
     /// Whether a deadline came that is earlier than all before.

@@ -1,25 +1,27 @@
-//! The route of one caller to one method: chooses the callee, passes requests on, passes answers
-//! back.
+//! The route of one caller to one method: chooses the callee, passes requests on or holds them while
+//! nobody is ready, passes answers back.
 //!
 //! The file is longer than most: the ways in which a call can end meet in it, so that each call is
 //! seen to end once.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::calls::{Call, HandOver, Phase};
+use super::calls::{self, Call, HandOver, Phase};
 use super::effects::{Effects, Now};
 use super::ledger::Resource;
 use super::plain::for_features;
 use super::port::{Port, Route, announce_frame, close_frame};
+use super::router::{Absence, Change};
 use super::run::{self, Run};
 use super::tally::End;
 use crate::error::{Code, Fault, Refusal};
-use crate::id::{MethodName, PluginId, RouteId};
+use crate::id::{MethodName, PluginId, RouteId, SessionId};
+use crate::limit;
 use crate::wire::body::{Announce, RouteKind};
 use crate::wire::{CallReference, Flags, Kind, RequestExtension, scan_frame};
 
@@ -31,6 +33,8 @@ pub struct MethodRoute {
     /// A plugin id or a service name.
     pub(crate) target: PluginId,
     pub(crate) method: MethodName,
+    /// Calls on it that are held.
+    held: AtomicU32,
     state: Mutex<MethodState>,
 }
 
@@ -47,17 +51,39 @@ pub(crate) enum Piece {
 #[derive(Debug)]
 struct MethodState {
     candidates: Vec<Candidate>,
-    /// What a caller is told while nobody serves the method.
-    absent: Fault,
+    /// What happens to calls while nobody takes them.
+    absence: Absence,
 }
 
 #[derive(Debug)]
 struct Candidate {
-    port: Arc<Port>,
+    callee: Callee,
     announced: bool,
     /// Has the method registered. One that has taken it back keeps the route, for the requests
     /// that it has.
     serves: bool,
+}
+
+/// Somebody who serves a method.
+#[derive(Clone, Debug)]
+pub(crate) struct Callee {
+    pub(crate) port: Arc<Port>,
+    /// A request may be delivered again when its callee ends before it answers.
+    pub(crate) idempotent: bool,
+    /// It comes back when it ends: what it was not given is held for it.
+    pub(crate) returns: bool,
+}
+
+/// What became of a call that was held.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Release {
+    /// It has a callee, or an end.
+    Done,
+    /// It waits on.
+    Held,
+    /// Nobody will take it: whoever asked for the release ends it so.
+    Refused(Fault),
 }
 
 impl MethodRoute {
@@ -68,29 +94,36 @@ impl MethodRoute {
         method: MethodName,
     ) -> Self {
         let absent = Fault::new(Code::NotFound, format!("nobody serves `{target}.{method}`"));
+        let absence = Absence::new(absent);
         Self {
             number,
             owner: Arc::clone(owner),
             target,
             method,
-            state: Mutex::new(MethodState { candidates: Vec::new(), absent }),
+            held: AtomicU32::new(0),
+            state: Mutex::new(MethodState { candidates: Vec::new(), absence }),
         }
     }
 
-    /// Replaces the callees. `absent` is what callers hear when there is none.
-    pub(crate) fn set_candidates(&self, ports: &[Arc<Port>], absent: Fault) {
+    /// Replaces the callees. `absence` says what happens while none of them takes anything.
+    pub(crate) fn set_candidates(&self, callees: &[Callee], absence: Absence) {
         let mut state = self.state.lock();
         state.candidates.retain_mut(|known| {
-            known.serves = ports.iter().any(|port| port.session == known.port.session);
-            known.serves || (known.announced && !known.port.is_closed())
+            let callee = callees.iter().find(|callee| callee.is(known.callee.port.session));
+            known.serves = callee.is_some();
+            if let Some(callee) = callee {
+                known.callee = callee.clone();
+            }
+            known.serves || (known.announced && !known.callee.port.is_closed())
         });
-        for port in ports {
-            if !state.candidates.iter().any(|known| known.port.session == port.session) {
-                let port = Arc::clone(port);
-                state.candidates.push(Candidate { port, announced: false, serves: true });
+        for callee in callees {
+            let session = callee.port.session;
+            if !state.candidates.iter().any(|known| known.callee.is(session)) {
+                let callee = callee.clone();
+                state.candidates.push(Candidate { callee, announced: false, serves: true });
             }
         }
-        state.absent = absent;
+        state.absence = absence;
     }
 
     /// Takes the requests of a run, each for itself.
@@ -99,12 +132,9 @@ impl MethodRoute {
         let mut rest = run.bytes.clone();
         while !rest.is_empty() {
             let Some(callee) = state.pick() else {
-                let absent = state.absent.clone();
+                let absence = state.absence.clone();
                 drop(state);
-                while !rest.is_empty() {
-                    let size = run::message_size(&rest);
-                    self.refuse(&rest.split_to(size), &absent, now, fx);
-                }
+                self.hold_or_refuse(rest, &absence, now, fx);
                 return;
             };
             // With one callee the run stays whole; with several each request is balanced.
@@ -120,15 +150,77 @@ impl MethodRoute {
                     }
                     Err(fault) => {
                         self.refuse(&message, &fault, now, fx);
-                        state.deliver(self, &callee, rest.split_to(size), count, fx);
+                        state.deliver(self, &callee.port, rest.split_to(size), count, fx);
                         let _refused = rest.split_to(message.len());
                         size = 0;
                         count = 0;
                     }
                 }
             }
-            state.deliver(self, &callee, rest.split_to(size), count, fx);
+            state.deliver(self, &callee.port, rest.split_to(size), count, fx);
         }
+    }
+
+    /// Gives a call that is held to whoever is ready now.
+    pub(crate) fn release(self: &Arc<Self>, id: u64, now: Now, fx: &mut Effects) -> Release {
+        let state = self.state.lock();
+        let callee = state.pick();
+        let bytes = {
+            let mut calls = self.owner.calls.lock();
+            let Some(call) = calls.get_mut(id) else { return Release::Done };
+            if call.phase != Phase::Held {
+                return Release::Done;
+            }
+            let Some(callee) = &callee else {
+                return match state.absence.hold_until(now) {
+                    Some(_) => Release::Held,
+                    None => Release::Refused(state.absence.fault(now)),
+                };
+            };
+            let bytes = call.kept.clone().expect("a call that is held keeps its frames");
+            calls.assign(id, &callee.port, callee.idempotent);
+            bytes
+        };
+        let callee = callee.expect("it was there just now").port;
+        let room = callee.outbox.lock().has_room_for_requests(bytes.len() as u64, &callee.limits);
+        if let Err(full) = room {
+            return Release::Refused(Self::full(&callee, full));
+        }
+        state.deliver(self, &callee, bytes, 1, fx);
+        Release::Done
+    }
+
+    /// Until when a call may wait for a callee; `None` when waiting is in vain.
+    pub(crate) fn hold_until(&self, now: Now) -> Option<Duration> {
+        let state = self.state.lock();
+        // Somebody else is there: the call is given to them at once.
+        state.pick().map(|_| now.mono + limit::RESTART_HOLD).or(state.absence.hold_until(now))
+    }
+
+    /// What a caller is told while nobody takes its calls.
+    pub(crate) fn absent(&self, now: Now) -> Fault {
+        self.state.lock().absence.fault(now)
+    }
+
+    /// Notes that a call on this route is held, or is no longer.
+    pub(crate) fn count_held(&self, difference: i32) {
+        // Relaxed: it only says whether it is worth looking at the calls.
+        if difference > 0 {
+            self.held.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether calls on this route are held.
+    pub(crate) fn has_held(&self) -> bool {
+        self.held() > 0
+    }
+
+    /// Calls on this route that are held.
+    pub(crate) fn held(&self) -> u32 {
+        // Relaxed: as above.
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Takes answers of a callee: response, error, started.
@@ -223,7 +315,7 @@ impl MethodRoute {
     pub(crate) fn close(&self, reason: &str, now: Now, fx: &mut Effects) {
         let candidates = std::mem::take(&mut self.state.lock().candidates);
         for candidate in candidates.iter().filter(|candidate| candidate.announced) {
-            self.retire(&candidate.port, reason, now, fx);
+            self.retire(&candidate.callee.port, reason, now, fx);
         }
     }
 
@@ -251,13 +343,54 @@ impl MethodRoute {
         }
     }
 
+    /// Keeps the requests until somebody is ready, if that may be soon.
+    fn hold_or_refuse(
+        self: &Arc<Self>,
+        mut rest: Bytes,
+        absence: &Absence,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        while !rest.is_empty() {
+            let message = rest.split_to(run::message_size(&rest));
+            let held = match absence.hold_until(now) {
+                Some(until) => self.open_call(&message, None, until, now, fx),
+                None => Err(absence.fault(now)),
+            };
+            if let Err(fault) = held {
+                self.refuse(&message, &fault, now, fx);
+            }
+        }
+        if absence.sleeps && self.has_held() {
+            fx.change(Change::Wanted(self.target.clone()));
+        }
+    }
+
     /// Checks one request and opens its call. `ahead` bytes of the same run are accepted already
     /// but not yet queued.
     fn accept(
         self: &Arc<Self>,
         message: &Bytes,
-        callee: &Arc<Port>,
+        callee: &Callee,
         ahead: u64,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let port = &callee.port;
+        let ahead = ahead + message.len() as u64;
+        let room = port.outbox.lock().has_room_for_requests(ahead, &port.limits);
+        if let Err(full) = room {
+            return Err(Self::full(&callee.port, full));
+        }
+        self.open_call(message, Some(callee), now.mono, now, fx)
+    }
+
+    /// Opens the call of one request, with a callee or `until` somebody is ready.
+    fn open_call(
+        self: &Arc<Self>,
+        message: &Bytes,
+        callee: Option<&Callee>,
+        until: Duration,
         now: Now,
         fx: &mut Effects,
     ) -> Result<(), Fault> {
@@ -270,20 +403,6 @@ impl MethodRoute {
         let owner = &self.owner;
         let size = run::payload_size(message);
 
-        let room = callee
-            .outbox
-            .lock()
-            .has_room_for_requests(ahead + message.len() as u64, &callee.limits);
-        if let Err((resource, used, limit)) = room {
-            return Err(Fault::refused(&Refusal {
-                resource,
-                holder: callee.plugin.as_str(),
-                used,
-                limit,
-                blame: callee.plugin.as_str(),
-                retry_after_ms: Self::RETRY_AFTER_MS,
-            }));
-        }
         let limits = &owner.limits;
         if owner.account.used(Resource::RequestBytes) >= limits.request_bytes_max {
             return Err(owner.account.refusal(Resource::RequestBytes, limits.request_bytes_max));
@@ -301,16 +420,27 @@ impl MethodRoute {
             millis => Duration::from_millis(millis.into()),
         };
         let deadline = now.mono + time_left(header.timestamp, timeout, now);
+        let kept = match callee {
+            // A call that is held may outlive the buffer that it came in.
+            None => Some(calls::alone(message.clone())),
+            Some(callee) => (callee.idempotent || callee.returns).then(|| message.clone()),
+        };
         let call = Call {
             route: Arc::clone(self),
-            callee: Arc::clone(callee),
-            phase: Phase::Queued,
+            callee: callee.map(|callee| Arc::clone(&callee.port)),
+            phase: if callee.is_some() { Phase::Queued } else { Phase::Held },
             deadline,
+            until,
             accepted_at: now.mono,
             no_reply: header.flags.has(Flags::NO_REPLY),
+            idempotent: callee.is_some_and(|callee| callee.idempotent),
+            attempts: 0,
+            kept,
+            end: None,
             _request: request,
             bytes,
         };
+        let due = call.due();
         {
             let mut calls = owner.calls.lock();
             if calls.contains(id) {
@@ -322,13 +452,26 @@ impl MethodRoute {
             let inserted = calls.insert(id, call);
             debug_assert!(inserted, "the id was free just now");
         }
-        // Relaxed: the figure only balances load.
-        callee.outstanding.fetch_add(1, Ordering::Relaxed);
+        if let Some(callee) = callee {
+            // Relaxed: the figure only balances load.
+            callee.port.outstanding.fetch_add(1, Ordering::Relaxed);
+        }
         owner.tallies.requests.accept(1);
-        if owner.next_deadline.lower(deadline) {
+        if owner.next_deadline.lower(due) {
             fx.move_deadline();
         }
         Ok(())
+    }
+
+    fn full(callee: &Port, (resource, used, limit): (&'static str, u64, u64)) -> Fault {
+        Fault::refused(&Refusal {
+            resource,
+            holder: callee.plugin.as_str(),
+            used,
+            limit,
+            blame: callee.plugin.as_str(),
+            retry_after_ms: Self::RETRY_AFTER_MS,
+        })
     }
 
     /// `Ok(false)` for an answer that comes too late to matter.
@@ -356,7 +499,7 @@ impl MethodRoute {
         let is_started = frame.header.kind == Kind::STARTED;
         let mut calls = self.owner.calls.lock();
         match calls.get_mut(id) {
-            Some(call) if call.callee.session != callee.session => Err(Fault::new(
+            Some(call) if !call.is_of(callee.session) => Err(Fault::new(
                 Code::NotYourCall,
                 format!("request {id} of session {caller} was given to somebody else"),
             )),
@@ -432,23 +575,24 @@ impl MethodRoute {
 
 impl MethodState {
     /// The open callee with the fewest unanswered requests, the first of several.
-    fn pick(&self) -> Option<Arc<Port>> {
+    fn pick(&self) -> Option<Callee> {
         self.candidates
             .iter()
-            .filter(|candidate| candidate.serves && candidate.port.is_open())
-            .min_by_key(|candidate| candidate.port.outstanding.load(Ordering::Relaxed))
-            .map(|candidate| Arc::clone(&candidate.port))
+            .filter(|candidate| candidate.serves && candidate.callee.port.is_open())
+            .min_by_key(|candidate| candidate.callee.port.outstanding.load(Ordering::Relaxed))
+            .map(|candidate| candidate.callee.clone())
     }
 
     /// Notes that a callee is told of the route. Says whether it was not before.
     fn announce(&mut self, callee: &Arc<Port>) -> bool {
-        let known = self.candidates.iter_mut().find(|known| known.port.session == callee.session);
+        let known = self.candidates.iter_mut().find(|known| known.callee.is(callee.session));
         match known {
             Some(known) => !std::mem::replace(&mut known.announced, true),
             None => {
                 // It has taken the method back, and has this request still.
                 let port = Arc::clone(callee);
-                self.candidates.push(Candidate { port, announced: true, serves: false });
+                let callee = Callee { port, idempotent: false, returns: false };
+                self.candidates.push(Candidate { callee, announced: true, serves: false });
                 true
             }
         }
@@ -467,6 +611,12 @@ impl MethodState {
         }
         callee.outbox.lock().push_requests(bytes, route, count);
         fx.touch(callee);
+    }
+}
+
+impl Callee {
+    fn is(&self, session: SessionId) -> bool {
+        self.port.session == session
     }
 }
 

@@ -37,7 +37,10 @@ pub use ledger::{Account, Charge, Ledger, Resource};
 pub use method::MethodRoute;
 pub use outbox::Outbox;
 pub use port::{Features, NextDeadline, Pending, Port, Wake};
-pub use router::{Change, ChangeKind, DeadLetter, Router, RouterSettings};
+pub use router::{
+    Attachment, Change, ChangeKind, DeadLetter, InstanceInfo, PluginExit, Presence, Quarantined,
+    RegistrationDifference, Router, RouterSettings,
+};
 pub use session::Session;
 pub use tally::{Tallies, Tally, TallySnapshot};
 pub use topic::TopicRoute;

@@ -378,7 +378,7 @@ impl Session {
             }
             // Never answered: the answer would be taken for that of a command with the same id.
             Kind::ERROR => Ok(()),
-            Kind::ACK => self.handle_ack(header, fx),
+            Kind::ACK => self.handle_ack(header, now, fx),
             Kind::CANCEL => self.handle_cancel(header, now, fx),
             kind => {
                 let kind = ChangeKind::parse(kind, header.route, frame.body())?;
@@ -393,10 +393,10 @@ impl Session {
         }
     }
 
-    fn handle_ack(&mut self, header: &Header, fx: &mut Effects) -> Result<(), Fault> {
+    fn handle_ack(&mut self, header: &Header, now: Now, fx: &mut Effects) -> Result<(), Fault> {
         match self.find_route(header.route) {
             Some(Route::Channel(channel)) => {
-                channel.handle_ack(self.port.session, header.message_id, fx)
+                channel.handle_ack(self.port.session, header.message_id, now, fx)
             }
             Some(_) => {
                 Err(Fault::new(Code::BadAck, format!("route {} is not a channel", header.route)))

@@ -28,10 +28,12 @@ pub(crate) enum End {
     Shed,
     /// Given up for a receiver that does not come.
     Dead,
+    /// Given up because its receivers crashed over it.
+    Quarantined,
 }
 
 impl End {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 }
 
 impl Tally {
@@ -55,7 +57,7 @@ impl Tally {
             expired: end(End::Expired),
             shed: end(End::Shed),
             dead: end(End::Dead),
-            quarantined: 0,
+            quarantined: end(End::Quarantined),
             pending,
         }
     }
@@ -71,7 +73,6 @@ pub struct TallySnapshot {
     pub expired: u64,
     pub shed: u64,
     pub dead: u64,
-    /// Nothing is quarantined in this version.
     pub quarantined: u64,
     pub pending: u64,
 }

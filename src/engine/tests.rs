@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+mod supervised;
+
 use super::{Effects, Now, Port, Router, RouterSettings, Session};
 use crate::error::Code;
 use crate::id::RouteId;
@@ -70,7 +72,14 @@ impl Net {
 
     fn register(&mut self, id: &'static str) {
         let body = Register {
-            methods: vec![body::Method { name: "echo".to_owned(), ..body::Method::default() }],
+            methods: vec![
+                body::Method { name: "echo".to_owned(), ..body::Method::default() },
+                body::Method {
+                    name: "again".to_owned(),
+                    idempotent: true,
+                    ..body::Method::default()
+                },
+            ],
             channels: vec![body::Channel { name: "bulk".to_owned(), help: None }],
             services: Vec::new(),
         };
@@ -173,6 +182,12 @@ impl Net {
         self.decide();
     }
 
+    /// The session ends on purpose.
+    fn leave(&mut self, id: &'static str) {
+        self.send(id, &[(Kind::SHUTDOWN, 0, 7, b"")]);
+        self.end(id);
+    }
+
     fn pass(&mut self, time: Duration) {
         self.now.mono += time;
         self.router.handle_timeout(self.now, &mut self.fx);
@@ -240,7 +255,7 @@ fn redeliveries_with_different_attempts_were_announced_together() {
     for id in 1..=2 {
         net.send("ann", &[(Kind::MESSAGE, route, id, b"x")]);
         net.read("ben");
-        net.end("ben");
+        net.leave("ben");
         net.join_quietly("ben");
     }
     let frames = net.read("ben");

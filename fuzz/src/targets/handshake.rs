@@ -6,7 +6,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use std::sync::Arc;
 
-use plugbus::engine::{Effects, Now, Router, RouterSettings};
+use plugbus::engine::{Attachment, Effects, Now, Router, RouterSettings};
 use plugbus::error::Code;
 use plugbus::id::{
     ChannelName, MethodName, Pattern, PluginId, Topic, parse_channel_address, parse_method_address,
@@ -101,7 +101,8 @@ fn check_admission(router: &mut Router, greeting: &Greeting, hello: &Hello, seen
     let mut fx = Effects::new();
     let before = router.session_count();
     let live: Vec<PluginId> = router.ports().map(|port| port.plugin.clone()).collect();
-    let outcome = router.handle_hello(hello, expected.as_ref(), Box::new(|| {}), now, &mut fx);
+    let attachment = expected.clone().map(Attachment::from);
+    let outcome = router.handle_hello(hello, attachment.as_ref(), Box::new(|| {}), now, &mut fx);
     match outcome {
         Ok(port) => {
             assert!(hello.versions.contains(&1));

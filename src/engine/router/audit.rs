@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{RouteEntry, Router, registration};
+use crate::engine::calls::Phase;
 use crate::engine::ledger::Resource;
 use crate::engine::port::Route;
 use crate::engine::session::Session;
-use crate::id::PluginId;
+use crate::id::{PluginId, RouteId};
 
 impl Router {
     /// Panics where a promise or an invariant does not hold: P1 for each class of traffic, and the
@@ -21,11 +22,12 @@ impl Router {
         let mut count = |plugin: &PluginId, resource: Resource, amount: u64| {
             *live.entry((plugin.clone(), resource)).or_default() += amount;
         };
+        let mut held: BTreeMap<RouteId, u32> = BTreeMap::new();
         for port in self.ports() {
             let plugin = &port.plugin;
-            let entry = &self.plugins[plugin];
-            if entry.registered {
-                let size = registration::total(&entry.methods, &entry.channels, &entry.services);
+            let instance = self.instance(port);
+            if instance.registered {
+                let size = registration::total(&instance.serves);
                 count(plugin, Resource::RegistrationBytes, size);
             }
             count(plugin, Resource::Sessions, 1);
@@ -36,10 +38,17 @@ impl Router {
             count(plugin, Resource::Requests, calls.len() as u64);
             count(plugin, Resource::RequestBytes, calls.bytes());
             for (_, call) in calls.iter() {
+                let is_suspended = matches!(call.phase, Phase::Held | Phase::Waiting);
+                assert_eq!(call.callee.is_none(), is_suspended, "a call has a callee or waits");
+                assert!(call.kept.is_some() || call.phase != Phase::Held, "held with its frames");
                 assert!(
-                    self.sessions.contains_key(&call.callee.session),
+                    call.callee
+                        .as_ref()
+                        .is_none_or(|callee| self.sessions.contains_key(&callee.session)),
                     "a call is open with a session that has ended"
                 );
+                *held.entry(call.route.number).or_default() +=
+                    u32::from(call.phase == Phase::Held);
             }
         }
         for session in sessions {
@@ -65,7 +74,18 @@ impl Router {
                     topic.check();
                     assert!(self.topics.contains(topic), "a topic is found by its name");
                 }
-                Route::Method(_) => (),
+                Route::Method(method) => {
+                    let counted = held.remove(&method.number).unwrap_or_default();
+                    assert_eq!(method.held(), counted, "the calls that are held are counted");
+                }
+            }
+        }
+        held.retain(|_, count| *count > 0);
+        assert!(held.is_empty(), "calls are held on routes that have ended: {held:?}");
+        for (id, entry) in &self.plugins {
+            for instance in &entry.instances {
+                let session = self.sessions.get(&instance.session);
+                assert!(session.is_some_and(|known| known.port.plugin == *id));
             }
         }
         for subscription in self.subscriptions.values() {
@@ -106,5 +126,10 @@ impl Router {
     /// The messages that were given up, the last ones.
     pub(crate) fn dead_letters(&self) -> &std::collections::VecDeque<super::DeadLetter> {
         &self.dead_letters
+    }
+
+    /// The messages and requests in quarantine, the last ones.
+    pub(crate) fn quarantined(&self) -> &std::collections::VecDeque<super::Quarantined> {
+        &self.quarantined
     }
 }

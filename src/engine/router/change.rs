@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::channel::Channel;
 use crate::engine::port::Port;
 use crate::error::{Code, Fault};
-use crate::id::RouteId;
+use crate::id::{PluginId, RouteId};
 use crate::wire::Kind;
 use crate::wire::body::{
     self, Open, Query, Register, Report, Shutdown, Signal, Subscribe, Unregister, Unsubscribe,
@@ -25,6 +25,8 @@ pub enum Change {
     },
     /// The last message of a channel whose sender has gone was acknowledged.
     ChannelDrained(Arc<Channel>),
+    /// Something waits for this plugin, which may be asleep.
+    Wanted(PluginId),
 }
 
 /// The control frames that change something or ask about everything.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::plugins::State;
+use super::entry::{Duty, State};
 use super::{DeadLetter, RouteEntry, Router};
 use crate::engine::effects::{Effects, Now};
 use crate::engine::ledger::{Charge, Resource};
@@ -39,6 +39,7 @@ struct Lifecycle<'a> {
     id: &'a str,
     session: u64,
     incarnation: u64,
+    instance: u32,
     state: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -68,9 +69,11 @@ impl Router {
         let number = self.subscription_last;
         let subscription =
             Subscription { port: Arc::clone(port), pattern, policy, _charge: charge };
-        for topic in self.topics.matching(&subscription.pattern) {
-            if !topic.has_subscriber(port.session) {
-                topic.add_subscriber(port, policy, fx);
+        if self.instance(port).duty == Duty::Serving {
+            for topic in self.topics.matching(&subscription.pattern) {
+                if !topic.has_subscriber(port.session) {
+                    topic.add_subscriber(port, policy, fx);
+                }
             }
         }
         self.subscriptions.insert((port.session, number), subscription);
@@ -91,6 +94,7 @@ impl Router {
         };
         for topic in self.topics.matching(&gone.pattern) {
             match self.policy_for(port.session, &topic.topic) {
+                _ if self.instance(port).duty != Duty::Serving => (),
                 Some(policy) => topic.add_subscriber(port, policy, fx),
                 None => topic.remove_subscriber(port.session, fx),
             }
@@ -115,11 +119,9 @@ impl Router {
         if route.kind == RouteKind::Broadcast {
             let sender = route.publisher.as_ref().map(|port| port.session);
             for port in self.ports() {
-                let ready = self
-                    .plugins
-                    .get(&port.plugin)
-                    .is_some_and(|entry| entry.was_ready && entry.role == Role::Plugin);
-                if ready && Some(port.session) != sender {
+                let instance = self.instance(port);
+                let serves = instance.was_ready && instance.duty == Duty::Serving;
+                if serves && port.role == Role::Plugin && Some(port.session) != sender {
                     route.add_subscriber(port, EventPolicy::usual(&port.limits), fx);
                 }
             }
@@ -129,9 +131,35 @@ impl Router {
         let mut last = None;
         for ((session, _), subscription) in &self.subscriptions {
             if last != Some(session) && subscription.pattern.matches(&route.topic) {
-                route.add_subscriber(&subscription.port, subscription.policy, fx);
                 last = Some(session);
+                if self.instance(&subscription.port).duty == Duty::Serving {
+                    route.add_subscriber(&subscription.port, subscription.policy, fx);
+                }
             }
+        }
+    }
+
+    /// An instance that begins to serve gets what it has subscribed to.
+    pub(super) fn join_topics(&self, port: &Arc<Port>, fx: &mut Effects) {
+        self.join_broadcasts(port, fx);
+        for (_, known) in self.subscriptions.range((port.session, 0)..=(port.session, u32::MAX)) {
+            for topic in self.topics.matching(&known.pattern) {
+                if !topic.has_subscriber(port.session) {
+                    topic.add_subscriber(port, known.policy, fx);
+                }
+            }
+        }
+    }
+
+    /// An instance that no longer serves keeps its subscriptions and gets nothing of them.
+    pub(super) fn leave_topics(&self, port: &Arc<Port>, fx: &mut Effects) {
+        for (_, known) in self.subscriptions.range((port.session, 0)..=(port.session, u32::MAX)) {
+            for topic in self.topics.matching(&known.pattern) {
+                topic.remove_subscriber(port.session, fx);
+            }
+        }
+        for topic in self.topics.broadcasts() {
+            topic.remove_subscriber(port.session, fx);
         }
     }
 
@@ -148,17 +176,24 @@ impl Router {
 
     pub(super) fn publish_state(
         &mut self,
-        plugin: &PluginId,
+        port: &Port,
         state: State,
         reason: Option<&str>,
         now: Now,
         fx: &mut Effects,
     ) {
+        let plugin = &port.plugin;
         let Some(entry) = self.plugins.get(plugin) else { return };
+        let ended = || entry.ends.iter().rfind(|end| end.session == port.session);
+        let instance = match entry.instance(port.session) {
+            Some(instance) => instance.number,
+            None => ended().map_or(0, |end| end.instance),
+        };
         let event = Lifecycle {
             id: plugin.as_str(),
-            session: entry.session.unwrap_or_default().0,
-            incarnation: entry.incarnation,
+            session: port.session.0,
+            incarnation: port.incarnation,
+            instance,
             state: state.name(),
             reason,
         };
@@ -178,7 +213,7 @@ impl Router {
     }
 
     /// Publishes an event of the broker, if anybody listens.
-    fn publish_own(&mut self, topic: &str, body: &[u8], now: Now, fx: &mut Effects) {
+    pub(super) fn publish_own(&mut self, topic: &str, body: &[u8], now: Now, fx: &mut Effects) {
         let topic = Topic::parse(topic).expect("the broker's topics fit the grammar");
         let wanted =
             self.subscriptions.values().any(|subscription| subscription.pattern.matches(&topic));

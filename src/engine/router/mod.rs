@@ -13,29 +13,38 @@
 
 mod audit;
 mod change;
+mod ends;
+mod entry;
 mod events;
+mod instances;
 mod names;
 mod plugins;
+mod presence;
 mod registration;
 mod status;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
 
 pub use change::{Change, ChangeKind};
 
+pub use ends::Quarantined;
+pub use instances::{InstanceInfo, RegistrationDifference};
+pub use presence::{Attachment, PluginExit, Presence};
+pub(crate) use presence::{Absence, with_return};
+
+use self::ends::Suspect;
+use self::entry::{Duty, Instance, PluginEntry, Registration, State};
 use self::events::Subscription;
-use self::plugins::{PluginEntry, State};
 use self::topics::Topics;
 use super::effects::{Effects, Now};
 use super::ledger::{Charge, Ledger, Resource};
 use super::port::{Features, NextDeadline, Port, PortSeed, Route, Wake};
-use super::tally::{End, Tallies};
+use super::tally::Tallies;
 use super::topic::TopicRoute;
 use crate::error::{Code, Fault, Refusal};
 use crate::id::{PluginId, RouteId, SessionId, Topic};
@@ -63,6 +72,10 @@ pub struct Router {
     subscriptions: BTreeMap<(SessionId, u32), Subscription>,
     own_topics: BTreeMap<Topic, Arc<TopicRoute>>,
     dead_letters: VecDeque<DeadLetter>,
+    quarantined: VecDeque<Quarantined>,
+    suspects: Vec<Suspect>,
+    /// Some instance may have to be told that it can leave.
+    retiring: bool,
     route_last: u32,
     subscription_last: u32,
     client_last: u64,
@@ -131,6 +144,9 @@ impl Router {
             subscriptions: BTreeMap::new(),
             own_topics: BTreeMap::new(),
             dead_letters: VecDeque::new(),
+            quarantined: VecDeque::new(),
+            suspects: Vec::new(),
+            retiring: false,
             route_last: 0,
             subscription_last: 0,
             client_last: 0,
@@ -140,7 +156,7 @@ impl Router {
 
     /// Lets a peer in, or says why not. The welcome is queued.
     ///
-    /// `expected` is the only id that is accepted, where the connection was made for one plugin.
+    /// `attachment` says for whom the host has made the connection, where it has.
     ///
     /// # Errors
     ///
@@ -148,23 +164,34 @@ impl Router {
     pub fn handle_hello(
         &mut self,
         hello: &Hello,
-        expected: Option<&PluginId>,
+        attachment: Option<&Attachment>,
         waker: Box<dyn Wake>,
         now: Now,
         fx: &mut Effects,
     ) -> Result<Arc<Port>, Fault> {
-        self.check_admission(hello)?;
-        let (plugin, is_made_up) = self.choose_id(hello, expected)?;
+        self.check_admission(hello, attachment.is_some())?;
+        let (plugin, is_made_up) = self.choose_id(hello, attachment)?;
         self.remember(&plugin, is_made_up)?;
+        self.make_room(&plugin, attachment, fx)?;
         let session = self.next_session();
         let account = self.ledger.account(&plugin);
         let charge = account.charge(Resource::Sessions, 1);
         let entry = self.plugins.get_mut(&plugin).expect("it was remembered just now");
         entry.incarnation += 1;
-        entry.session = Some(session);
         entry.role = hello.role;
         entry.state = State::Connected;
-        entry.registered = false;
+        let replaces = attachment.and_then(|attachment| attachment.replaces);
+        entry.instances.push(Instance {
+            session,
+            number: attachment.map_or(0, |attachment| attachment.instance),
+            duty: replaces.map_or(Duty::Serving, Duty::Replacing),
+            state: State::Connected,
+            registered: false,
+            was_ready: false,
+            serves: Registration::default(),
+            told_to_stop: false,
+            exit: None,
+        });
         let offers = |feature: &str| hello.features.iter().any(|offered| offered == feature);
         let seed = PortSeed {
             session,
@@ -189,7 +216,7 @@ impl Router {
             .content(ContentType::MessagePack)
             .build(b"", &body::encode(&self.welcome(&port)));
         port.push_control(welcome, fx);
-        self.publish_state(&plugin, State::Connected, None, now, fx);
+        self.publish_state(&port, State::Connected, None, now, fx);
         Ok(port)
     }
 
@@ -208,6 +235,7 @@ impl Router {
                 channel.close("the sender has gone", now, fx);
                 self.forget_route(channel.number);
             }
+            Change::Wanted(plugin) => self.want(&plugin, fx),
         }
         fx.finish();
     }
@@ -225,28 +253,33 @@ impl Router {
         port.kill(reason, fx);
         let left = entry.left.is_some();
         let state = if left { State::Left } else { State::Died };
-        let known = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
-        known.session = None;
-        known.state = state;
-        let services: Vec<PluginId> = known.services.iter().cloned().collect();
-        registration::shrink(&mut known.methods, &mut known.channels, &mut known.services);
+        let reason = entry.left.unwrap_or_else(|| reason.to_owned());
+        let crashed = self.note_session_end(&port, state, &reason);
+        self.end_subscriptions(&port, fx);
 
         // Callees first, so that no new call reaches the session while its calls are ended.
-        self.refresh_methods(&port.plugin);
-        for service in &services {
-            self.refresh_methods(service);
-        }
-        self.end_calls_of_callee(&port, now, fx);
+        self.refresh_plugin(&port.plugin, now, fx);
+        self.end_calls_of_callee(&port, crashed, now, fx);
         self.end_calls_of_caller(&port, now, fx);
         for number in self.channels_to.get(&port.plugin).cloned().unwrap_or_default() {
-            if let Some(Route::Channel(channel)) = self.route(number) {
-                channel.detach("the session ended", now, fx);
+            let Some(Route::Channel(channel)) = self.route(number) else { continue };
+            if channel.moves_to(port.session) {
+                channel.stay(fx);
+            }
+            if !channel.leads_to(port.session) {
+                continue;
+            }
+            let crashed = crashed.then_some(port.incarnation);
+            if let Some(killer) = channel.detach("the session ended", crashed, now, fx) {
+                self.quarantine_message(&channel, killer, now, fx);
+                if channel.is_finished() {
+                    fx.change(Change::ChannelDrained(Arc::clone(&channel)));
+                }
             }
         }
-        self.end_subscriptions(&port, fx);
+        self.refresh_channels(&port.plugin, now, fx);
         self.end_routes(&port, now, fx);
-        let reason = entry.left.unwrap_or_else(|| reason.to_owned());
-        self.publish_state(&port.plugin, state, Some(&reason), now, fx);
+        self.publish_state(&port, state, Some(&reason), now, fx);
         self.forget_client(&port.plugin);
         self.ledger.prune();
         fx.finish();
@@ -260,12 +293,11 @@ impl Router {
         let earlier = |slot: &mut Option<Duration>, at: Duration| {
             *slot = Some(slot.map_or(at, |known| known.min(at)));
         };
-        for SessionEntry { port, .. } in self.sessions.values() {
+        let ports: Vec<Arc<Port>> = self.ports().cloned().collect();
+        for port in &ports {
             let expired = port.calls.lock().remove_expired(now);
             for (id, call) in expired {
-                call.call_off(id, now, fx);
-                self.tallies.requests.end(End::Expired, 1);
-                port.push_outcome(call.route.number, id, &call.timed_out(), now, fx);
+                self.expire(port, id, call, now, fx);
             }
             if let Some(at) = port.calls.lock().next_deadline() {
                 earlier(&mut next_call, at);
@@ -289,6 +321,12 @@ impl Router {
         for letter in letters {
             self.bury(letter, now, fx);
         }
+        if let Some(at) = self.publish_due(now, fx) {
+            earlier(&mut next_call, at);
+        }
+        if let Some(at) = self.retire_idle(now, fx) {
+            earlier(&mut next, at);
+        }
         self.next_deadline.set(next_call);
         if let Some(at) = next_call {
             earlier(&mut next, at);
@@ -304,26 +342,31 @@ impl Router {
             reason: Some("the broker is shutting down".to_owned()),
             drain_ms: u64::try_from(drain.as_millis()).ok(),
         };
-        for SessionEntry { port, .. } in self.sessions.values() {
+        let ports: Vec<Arc<Port>> = self.ports().cloned().collect();
+        for port in &ports {
             self.send_shutdown(port, &shutdown, now, fx);
         }
     }
 
-    /// Tells one plugin to finish. Says whether it has a session.
+    /// Tells one plugin, or one `instance` of it, to finish: its end is no crash then. Says whether
+    /// it has a session.
     pub fn handle_stop(
         &mut self,
         plugin: &PluginId,
+        instance: Option<u32>,
         drain: Duration,
         now: Now,
         fx: &mut Effects,
     ) -> bool {
-        let Some(port) = self.live_port(plugin) else { return false };
         let shutdown = Shutdown {
             reason: Some("the plugin is being stopped".to_owned()),
             drain_ms: u64::try_from(drain.as_millis()).ok(),
         };
-        self.send_shutdown(&port, &shutdown, now, fx);
-        true
+        let ports = self.ports_of(plugin, |known| instance.is_none_or(|of| known.number == of));
+        for port in &ports {
+            self.send_shutdown(port, &shutdown, now, fx);
+        }
+        !ports.is_empty()
     }
 
     /// Live sessions.
@@ -340,7 +383,8 @@ impl Router {
     /// Whether a plugin has said that it is ready, and serves for the time being.
     #[must_use]
     pub fn is_ready(&self, plugin: &PluginId) -> bool {
-        self.plugins.get(plugin).is_some_and(|entry| entry.session.is_some() && entry.was_ready)
+        let entry = self.plugins.get(plugin);
+        entry.is_some_and(|entry| entry.serving().any(|instance| instance.was_ready))
     }
 
     /// The earliest deadline of a call, for the driver's timer.
@@ -399,7 +443,7 @@ impl Router {
         Ok(())
     }
 
-    fn check_admission(&self, hello: &Hello) -> Result<(), Fault> {
+    fn check_admission(&self, hello: &Hello, is_attached: bool) -> Result<(), Fault> {
         if !hello.versions.contains(&Self::VERSION) {
             return Err(Fault::new(
                 Code::BadVersion,
@@ -415,7 +459,8 @@ impl Router {
         if self.shutting_down {
             return Err(Fault::new(Code::ShuttingDown, "the broker is shutting down"));
         }
-        if self.sessions.len() >= self.settings.limits.sessions_max {
+        // Whom the host starts always gets in, however many strangers there are.
+        if !is_attached && self.sessions.len() >= self.settings.limits.sessions_max {
             return Err(Fault::refused(&Refusal {
                 resource: "sessions",
                 holder: "the broker",
@@ -458,30 +503,8 @@ impl Router {
         }
     }
 
-    fn end_calls_of_callee(&self, callee: &Arc<Port>, now: Now, fx: &mut Effects) {
-        // Relaxed: on the path to here the router has taken every lock that a call goes through.
-        if callee.outstanding.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let callers = self.sessions.values().map(|entry| &entry.port).chain([callee]);
-        for caller in callers {
-            let ended = caller.calls.lock().remove_of_callee(callee.session);
-            for (id, call) in ended {
-                self.tallies.requests.end(End::Completed, 1);
-                caller.push_outcome(call.route.number, id, &call.peer_died(), now, fx);
-            }
-        }
-    }
-
-    fn end_calls_of_caller(&self, caller: &Arc<Port>, now: Now, fx: &mut Effects) {
-        let ended = caller.calls.lock().remove_all();
-        for (id, call) in ended {
-            self.tallies.requests.end(End::Cancelled, 1);
-            call.call_off(id, now, fx);
-        }
-    }
-
-    fn send_shutdown(&self, port: &Arc<Port>, shutdown: &Shutdown, now: Now, fx: &mut Effects) {
+    fn send_shutdown(&mut self, port: &Arc<Port>, shutdown: &Shutdown, now: Now, fx: &mut Effects) {
+        self.instance_mut(port).told_to_stop = true;
         let frame = FrameBuilder::new(Kind::SHUTDOWN)
             .timestamp(now.unix)
             .content(ContentType::MessagePack)
@@ -494,8 +517,30 @@ impl Router {
     }
 
     fn live_port(&self, plugin: &PluginId) -> Option<Arc<Port>> {
-        let session = self.plugins.get(plugin)?.session?;
+        let session = self.plugins.get(plugin)?.session()?;
         self.sessions.get(&session).map(|entry| Arc::clone(&entry.port))
+    }
+
+    /// Live sessions of a plugin.
+    fn ports_of(
+        &self,
+        plugin: &PluginId,
+        wanted: impl Fn(&Instance) -> bool,
+    ) -> Vec<Arc<Port>> {
+        let entry = self.plugins.get(plugin);
+        let instances = entry.into_iter().flat_map(|entry| &entry.instances);
+        let sessions = instances.filter(|instance| wanted(instance));
+        sessions.map(|instance| Arc::clone(&self.sessions[&instance.session].port)).collect()
+    }
+
+    fn instance(&self, port: &Port) -> &Instance {
+        let entry = self.plugins.get(&port.plugin).expect("live plugins are known");
+        entry.instance(port.session).expect("live sessions are instances")
+    }
+
+    fn instance_mut(&mut self, port: &Port) -> &mut Instance {
+        let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        entry.instance_mut(port.session).expect("live sessions are instances")
     }
 
     /// Splitmix64 (Steele, Lea, Flood 2014): a session id need not be secret, only distinct, since

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
+use super::entry::{Duty, Instance, PluginEntry};
 use super::plugins::not_found;
+use super::presence::Absence;
 use super::{RouteEntry, Router};
 use crate::engine::channel::Channel;
 use crate::engine::effects::{Effects, Now};
 use crate::engine::ledger::Resource;
-use crate::engine::method::MethodRoute;
+use crate::engine::method::{Callee, MethodRoute};
 use crate::engine::port::{Port, Route};
 use crate::engine::topic::TopicRoute;
 use crate::error::{Code, Fault};
@@ -40,7 +42,7 @@ impl Router {
             port.account.try_charge(Resource::Routes, 1, u64::from(port.limits.routes_max))?;
         let number = RouteId(self.route_last + 1);
         let route = match open.kind {
-            RouteKind::Method => self.open_method(port, number, &open.name)?,
+            RouteKind::Method => self.open_method(port, number, &open.name, now)?,
             RouteKind::Channel => self.open_channel(port, number, &open.name, now, fx)?,
             RouteKind::Topic | RouteKind::Broadcast => {
                 self.open_topic(port, number, open.kind, &open.name, fx)?
@@ -96,31 +98,66 @@ impl Router {
         drop(port.routes.lock().clear());
     }
 
+    /// Brings every route that leads to a plugin up to date, by its id or by a service.
+    pub(super) fn refresh_plugin(&mut self, plugin: &PluginId, now: Now, fx: &mut Effects) {
+        let Some(entry) = self.plugins.get(plugin) else { return };
+        let live = entry.instances.iter().flat_map(|instance| &instance.serves.services);
+        let mut targets: Vec<PluginId> = live.chain(&entry.last.services).cloned().collect();
+        targets.push(plugin.clone());
+        targets.sort_unstable();
+        targets.dedup();
+        for target in targets {
+            self.refresh_methods(&target, now, fx);
+        }
+    }
+
     /// Brings every route to `target` up to date with who serves it.
-    pub(super) fn refresh_methods(&self, target: &PluginId) {
+    pub(super) fn refresh_methods(&mut self, target: &PluginId, now: Now, fx: &mut Effects) {
         for number in self.methods_to.get(target).into_iter().flatten() {
             let Some(Route::Method(route)) = self.route(*number) else { continue };
-            match self.resolve_method(&route.target, &route.method) {
-                Ok(ports) => {
-                    let absent = self.absent_plugin(target);
-                    route.set_candidates(&ports, absent);
+            let (callees, absence) = self.resolve_method(&route.target, &route.method);
+            route.set_candidates(&callees, absence);
+        }
+        self.release_held(target, now, fx);
+    }
+
+    /// Gives each channel to the plugin a receiver that has registered it, and takes it from those
+    /// who have not. A channel stays where it is as long as it can.
+    pub(super) fn refresh_channels(&self, plugin: &PluginId, now: Now, fx: &mut Effects) {
+        for number in self.channels_to.get(plugin).into_iter().flatten() {
+            let Some(Route::Channel(channel)) = self.route(*number) else { continue };
+            let able = self.receivers(plugin, &channel.name);
+            if able.iter().any(|port| channel.leads_to(port.session)) {
+                continue;
+            }
+            let Some(receiver) = share(&able, *number) else {
+                let is_retiring = self
+                    .ports_of(plugin, |known| {
+                        known.duty == Duty::Retiring
+                            && known.serves.channels.contains_key(&channel.name)
+                    })
+                    .iter()
+                    .any(|port| channel.leads_to(port.session));
+                if !is_retiring {
+                    channel.detach("the channel is no longer registered", None, now, fx);
                 }
-                Err(absent) => route.set_candidates(&[], absent),
+                continue;
+            };
+            if channel.has_receiver() {
+                channel.move_to(receiver, now, fx);
+            } else {
+                channel.attach(receiver, fx);
             }
         }
     }
 
-    /// Attaches the channels that the plugin has registered, detaches those that it no longer has.
-    pub(super) fn refresh_channels(&self, port: &Arc<Port>, now: Now, fx: &mut Effects) {
-        let entry = self.plugins.get(&port.plugin).expect("live plugins are known");
-        for number in self.channels_to.get(&port.plugin).into_iter().flatten() {
-            let Some(Route::Channel(channel)) = self.route(*number) else { continue };
-            if entry.registered && entry.channels.contains_key(&channel.name) {
-                channel.attach(port, fx);
-            } else {
-                channel.detach("the channel is no longer registered", now, fx);
-            }
-        }
+    /// Sessions that may be given a channel.
+    fn receivers(&self, plugin: &PluginId, name: &ChannelName) -> Vec<Arc<Port>> {
+        self.ports_of(plugin, |instance| {
+            instance.duty == Duty::Serving
+                && instance.registered
+                && instance.serves.channels.contains_key(name)
+        })
     }
 
     /// Forgets a route that nobody uses any more.
@@ -161,12 +198,15 @@ impl Router {
         port: &Arc<Port>,
         number: RouteId,
         name: &str,
+        now: Now,
     ) -> Result<Route, Fault> {
         let (target, method) = parse_method_address(name)?;
-        let ports = self.resolve_method(&target, &method)?;
-        let absent = self.absent_plugin(&target);
+        let (callees, absence) = self.resolve_method(&target, &method);
+        if callees.is_empty() && absence.hold_until(now).is_none() {
+            return Err(absence.fault(now));
+        }
         let route = Arc::new(MethodRoute::new(number, port, target.clone(), method));
-        route.set_candidates(&ports, absent);
+        route.set_candidates(&callees, absence);
         self.methods_to.entry(target).or_default().insert(number);
         Ok(Route::Method(route))
     }
@@ -181,17 +221,18 @@ impl Router {
     ) -> Result<Route, Fault> {
         let (target, name) = parse_channel_address(name)?;
         let Some(entry) = self.plugins.get(&target) else {
-            return Err(self.absent_plugin(&target));
+            return Err(self.unknown_plugin(&target));
         };
-        let present = entry.session.is_some() && entry.registered;
-        if present && !entry.channels.contains_key(&name) {
-            let names = entry.channels.keys().map(ChannelName::as_str);
+        let able = self.receivers(&target, &name);
+        if able.is_empty() && entry.serving().any(|instance| instance.registered) {
+            let names = entry.offers().channels.keys().map(ChannelName::as_str);
             let message = format!("`{target}` has no channel `{name}`");
             return Err(not_found(&message, name.as_str(), names));
         }
+        let receiver = share(&able, number);
         let channel = Arc::new(Channel::new(number, port, target.clone(), name, now));
-        if present && let Some(receiver) = self.live_port(&target) {
-            channel.attach(&receiver, fx);
+        if let Some(receiver) = receiver {
+            channel.attach(receiver, fx);
         }
         self.channels_to.entry(target).or_default().insert(number);
         Ok(Route::Channel(channel))
@@ -212,44 +253,55 @@ impl Router {
         Ok(Route::Topic(route))
     }
 
-    /// Sessions that serve a method, or why there is none.
-    fn resolve_method(
-        &self,
-        target: &PluginId,
-        method: &MethodName,
-    ) -> Result<Vec<Arc<Port>>, Fault> {
-        let serving: Vec<_> = self
-            .plugins
-            .iter()
-            .filter(|(id, entry)| *id == target || entry.services.contains(target))
-            .collect();
+    /// Sessions that serve a method, and what happens to calls while none of them takes any.
+    fn resolve_method(&self, target: &PluginId, method: &MethodName) -> (Vec<Callee>, Absence) {
+        let serves = |id: &PluginId, entry: &PluginEntry| {
+            let mut live = entry.serving().peekable();
+            id == target
+                || match live.peek() {
+                    Some(_) => live.any(|known| known.serves.services.contains(target)),
+                    None => entry.last.services.contains(target),
+                }
+        };
+        let serving: Vec<_> =
+            self.plugins.iter().filter(|&(id, entry)| serves(id, entry)).collect();
         if serving.is_empty() {
-            return Err(self.absent_plugin(target));
+            return (Vec::new(), Absence::new(self.unknown_plugin(target)));
         }
-        let ports: Vec<Arc<Port>> = serving
-            .iter()
-            .filter(|(_, entry)| entry.registered && entry.methods.contains_key(method))
-            .filter_map(|(id, _)| self.live_port(id))
-            .collect();
-        if !ports.is_empty() {
-            return Ok(ports);
+        let mut callees = Vec::new();
+        for (id, entry) in &serving {
+            let mine = |known: &&Instance| *id == target || known.serves.services.contains(target);
+            for instance in entry.callable().filter(mine) {
+                let Some(known) = instance.serves.methods.get(method) else { continue };
+                callees.push(Callee {
+                    port: Arc::clone(&self.sessions[&instance.session].port),
+                    idempotent: known.idempotent,
+                    returns: entry.presence.is_awaited(),
+                });
+            }
         }
-        let live: Vec<_> = serving.iter().filter(|(_, entry)| entry.session.is_some()).collect();
-        if live.is_empty() {
-            return Err(match self.plugins.contains_key(target) {
-                true => self.absent_plugin(target),
-                false => Fault::new(Code::Offline, format!("nobody serves `{target}` now")),
-            });
+        let is_live = serving.iter().any(|(_, entry)| entry.is_live());
+        let is_known = serving.iter().any(|(_, entry)| entry.callable().next().is_some());
+        let is_awaited = |entry: &PluginEntry| {
+            entry.presence.is_awaited() && entry.callable().next().is_none()
+        };
+        if !callees.is_empty()
+            || !is_live
+            || serving.iter().any(|(_, entry)| is_awaited(entry))
+        {
+            return (callees, self.absence(target, serving.into_iter()));
         }
-        if live.iter().all(|(_, entry)| !entry.registered) {
-            return Err(Fault::new(
+        if !is_known {
+            let fault = Fault::new(
                 Code::Offline,
                 format!("`{target}` is connected but has not registered its methods yet"),
-            )
-            .with("plugin", target.as_str()));
+            );
+            return (callees, Absence::new(fault.with("plugin", target.as_str())));
         }
-        let names = live.iter().flat_map(|(_, entry)| entry.methods.keys()).map(MethodName::as_str);
-        Err(not_found(&format!("`{target}` has no method `{method}`"), method.as_str(), names))
+        let names = serving.iter().flat_map(|(_, entry)| entry.offers().methods.keys());
+        let names = names.map(MethodName::as_str);
+        let message = format!("`{target}` has no method `{method}`");
+        (callees, Absence::new(not_found(&message, method.as_str(), names)))
     }
 
     fn end_route(
@@ -299,6 +351,11 @@ impl Router {
             }
         }
     }
+}
+
+/// One of several receivers, the same one for the same route.
+fn share(able: &[Arc<Port>], number: RouteId) -> Option<&Arc<Port>> {
+    able.get(number.0 as usize % able.len().max(1))
 }
 
 fn opened(number: RouteId, kind: RouteKind, limits: &Limits) -> Opened {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::entry::{Duty, PluginEntry, Registration, SessionEnd, State};
+use super::presence::Attachment;
 use super::{Router, registration};
 use crate::engine::effects::{Effects, Now};
 use crate::engine::port::Port;
@@ -12,63 +14,14 @@ use crate::limit;
 use crate::wire::body::{self, Hello, Register, Report, Role, Signal, Unregister};
 use crate::wire::{ContentType, FrameBuilder, Kind};
 
-/// One plugin id and what is known of it, also while it has no session.
-#[derive(Debug)]
-pub(super) struct PluginEntry {
-    pub(super) incarnation: u64,
-    pub(super) session: Option<SessionId>,
-    pub(super) role: Role,
-    pub(super) state: State,
-    /// In this session: it has registered, and has said that it is ready.
-    pub(super) registered: bool,
-    pub(super) was_ready: bool,
-    /// The broker made the id up; it is forgotten with the session.
-    ephemeral: bool,
-    pub(super) methods: BTreeMap<MethodName, body::Method>,
-    pub(super) channels: BTreeMap<ChannelName, Option<String>>,
-    pub(super) services: BTreeSet<PluginId>,
-    pub(super) metrics: serde_json::Map<String, serde_json::Value>,
-}
-
-/// What a plugin is doing, as far as it has said.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
-    Connected,
-    Ready,
-    Busy,
-    Sleeping,
-    Failed,
-    Left,
-    Died,
-}
-
-impl State {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Ready => "ready",
-            Self::Busy => "busy",
-            Self::Sleeping => "sleeping",
-            Self::Failed => "failed",
-            Self::Left => "left",
-            Self::Died => "died",
-        }
-    }
-
-    fn from_signal(name: &str) -> Option<Self> {
-        [Self::Ready, Self::Busy, Self::Sleeping, Self::Failed]
-            .into_iter()
-            .find(|state| state.name() == name)
-    }
-}
-
 impl Router {
     /// The id of a new session, and whether the broker has made it up.
     pub(super) fn choose_id(
         &mut self,
         hello: &Hello,
-        expected: Option<&PluginId>,
+        attachment: Option<&Attachment>,
     ) -> Result<(PluginId, bool), Fault> {
+        let expected = attachment.map(|attachment| &attachment.plugin);
         let asked = hello.id.as_deref().map(PluginId::parse).transpose()?;
         let id = match (asked, expected) {
             (Some(asked), Some(expected)) if asked != *expected => {
@@ -84,15 +37,18 @@ impl Router {
             (None, None) => return Ok((self.next_client(), true)),
         };
         if let Some(entry) = self.plugins.get(&id)
-            && let Some(session) = entry.session
+            && attachment.is_none()
         {
-            return Err(Fault::new(
-                Code::IdInUse,
-                format!(
-                    "`{id}` has a live session, {session}; ids belong to one session at a time"
-                ),
-            )
-            .with("id", id.as_str()));
+            if entry.presence.is_managed() {
+                return Err(Fault::new(
+                    Code::IdInUse,
+                    format!("`{id}` is supervised here; its id is kept for the process that is"),
+                )
+                .with("id", id.as_str()));
+            }
+            if let Some(session) = entry.session() {
+                return Err(Self::id_in_use(&id, session));
+            }
         }
         if self.is_service(&id) {
             return Err(Fault::new(Code::IdInUse, format!("`{id}` is the name of a service")));
@@ -100,20 +56,55 @@ impl Router {
         Ok((id, false))
     }
 
+    /// A session that has the number of a new one makes room for it where the plugin is supervised:
+    /// its process has ended, whoever holds the connection. Elsewhere it stays.
+    pub(super) fn make_room(
+        &mut self,
+        plugin: &PluginId,
+        attachment: Option<&Attachment>,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let Some(attachment) = attachment else { return Ok(()) };
+        let entry = self.plugins.get_mut(plugin).expect("it was remembered just now");
+        let is_managed = entry.presence.is_managed();
+        let same = entry.instances.iter_mut().find(|known| {
+            known.number == attachment.instance && known.duty != Duty::Retiring
+        });
+        if let Some(known) = same {
+            if !is_managed {
+                return Err(Self::id_in_use(plugin, known.session));
+            }
+            known.duty = Duty::Retiring;
+            let port = Arc::clone(&self.sessions[&known.session].port);
+            port.kill("a newer session of the same instance has come", fx);
+        } else if entry.instances.len() >= limit::INSTANCES_MAX {
+            return Err(Fault::refused(&Refusal {
+                resource: "instances",
+                holder: plugin.as_str(),
+                used: entry.instances.len() as u64,
+                limit: limit::INSTANCES_MAX as u64,
+                blame: plugin.as_str(),
+                retry_after_ms: 1000,
+            }));
+        }
+        Ok(())
+    }
+
     /// Makes sure that there is an entry. Old ones that nobody needs make room.
     pub(super) fn remember(&mut self, plugin: &PluginId, is_made_up: bool) -> Result<(), Fault> {
         if self.plugins.contains_key(plugin) {
             return Ok(());
         }
-        let max =
-            self.settings.limits.plugins_remembered_max.max(self.settings.limits.sessions_max);
+        let limits = &self.settings.limits;
+        let max = limits.plugins_remembered_max.max(limits.sessions_max);
         if self.plugins.len() >= max {
-            let idle = self
-                .plugins
-                .iter()
-                .find(|(id, entry)| entry.session.is_none() && !self.channels_to.contains_key(*id))
-                .map(|(id, _)| id.clone());
-            let Some(idle) = idle else {
+            let is_idle = |id: &PluginId, entry: &PluginEntry| {
+                !entry.is_live()
+                    && !entry.presence.is_managed()
+                    && !self.channels_to.contains_key(id)
+            };
+            let idle = self.plugins.iter().find(|&(id, entry)| is_idle(id, entry));
+            let Some(idle) = idle.map(|(id, _)| id.clone()) else {
                 return Err(Fault::refused(&Refusal {
                     resource: "plugins",
                     holder: "the broker",
@@ -125,30 +116,45 @@ impl Router {
             };
             self.plugins.remove(&idle);
         }
-        self.plugins.insert(
-            plugin.clone(),
-            PluginEntry {
-                incarnation: 0,
-                session: None,
-                role: Role::default(),
-                state: State::Left,
-                registered: false,
-                was_ready: false,
-                ephemeral: is_made_up,
-                methods: BTreeMap::new(),
-                channels: BTreeMap::new(),
-                services: BTreeSet::new(),
-                metrics: serde_json::Map::new(),
-            },
-        );
+        self.plugins.insert(plugin.clone(), PluginEntry::new(is_made_up));
         Ok(())
+    }
+
+    /// The same for a plugin of the host's, which always has its place.
+    pub(super) fn remember_always(&mut self, plugin: &PluginId) {
+        if !self.plugins.contains_key(plugin) {
+            self.plugins.insert(plugin.clone(), PluginEntry::new(false));
+        }
+    }
+
+    /// Takes a session out of its plugin. Says whether it crashed: it ended without having been
+    /// asked to, and without a word.
+    pub(super) fn note_session_end(&mut self, port: &Port, state: State, reason: &str) -> bool {
+        let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        let index = entry.instances.iter().position(|known| known.session == port.session);
+        let gone = entry.instances.remove(index.expect("live sessions are instances"));
+        let crashed = state == State::Died && !gone.told_to_stop;
+        entry.state = state;
+        let is_exit = gone.exit.is_some();
+        entry.note_end(SessionEnd {
+            session: port.session,
+            instance: gone.number,
+            incarnation: port.incarnation,
+            text: gone.exit.map_or_else(|| reason.to_owned(), |exit| exit.text),
+            is_exit,
+        });
+        if gone.registered && gone.duty == Duty::Serving {
+            entry.last = gone.serves;
+            registration::shrink(&mut entry.last);
+        }
+        crashed
     }
 
     /// Forgets a peer that had no name of its own, once nothing is on its way to it.
     pub(super) fn forget_client(&mut self, plugin: &PluginId) {
-        let entry = self.plugins.get_mut(plugin).expect("it had a session until now");
-        entry.was_ready = false;
-        if entry.ephemeral && !self.channels_to.contains_key(plugin) {
+        let entry = self.plugins.get(plugin).expect("it was known until now");
+        let is_idle = !entry.is_live() && !entry.presence.is_managed();
+        if is_idle && entry.ephemeral && !self.channels_to.contains_key(plugin) {
             self.plugins.remove(plugin);
         }
     }
@@ -179,12 +185,10 @@ impl Router {
             }
             services.insert(service);
         }
-        let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
-        if !entry.registered {
-            // What an earlier incarnation served counts no more.
-            entry.methods.clear();
-            entry.channels.clear();
-            entry.services.clear();
+        let known = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        let instance = known.instance_mut(port.session).expect("live sessions are instances");
+        let entry = &mut instance.serves;
+        if !instance.registered {
             let inbox = ChannelName::parse(PluginId::INBOX).expect("it fits the grammar");
             entry.channels.insert(inbox, None);
         }
@@ -208,25 +212,21 @@ impl Router {
                 }));
             }
         }
+        let new = Registration { methods, channels, services };
         let charge = &mut self.sessions.get_mut(&port.session).expect("it asks").registered;
-        let kept = match entry.registered {
+        let kept = match instance.registered {
             true => charge.amount(),
-            false => registration::total(&entry.methods, &entry.channels, &entry.services),
+            false => registration::total(entry),
         };
-        let added = registration::total(&methods, &channels, &services);
-        let size = kept + added - registration::replaced(entry, &methods, &channels, &services);
+        let size = kept + registration::total(&new) - registration::replaced(entry, &new);
         registration::check_size(size, &port.plugin)?;
         charge.resize(size);
-        entry.registered = true;
-        entry.methods.extend(methods);
-        entry.channels.extend(channels);
-        entry.services.extend(services.iter().cloned());
-        let services: Vec<PluginId> = entry.services.iter().cloned().collect();
-        self.refresh_methods(&port.plugin);
-        for service in services {
-            self.refresh_methods(&service);
-        }
-        self.refresh_channels(port, now, fx);
+        entry.methods.extend(new.methods);
+        entry.channels.extend(new.channels);
+        entry.services.extend(new.services);
+        instance.registered = true;
+        self.refresh_plugin(&port.plugin, now, fx);
+        self.refresh_channels(&port.plugin, now, fx);
         Ok(())
     }
 
@@ -245,25 +245,27 @@ impl Router {
         let channels: BTreeSet<ChannelName> = channels.collect::<Result<_, _>>()?;
         let services = services.iter().map(|name| PluginId::parse(name));
         let services: BTreeSet<PluginId> = services.collect::<Result<_, _>>()?;
-        let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        let known = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
+        let instance = known.instance_mut(port.session).expect("live sessions are instances");
+        let entry = &mut instance.serves;
         let mut touched = vec![port.plugin.clone()];
         touched.extend(entry.services.iter().cloned());
         let gone_methods = entry.methods.extract_if(.., |name, _| methods.contains(name));
         let gone_channels = entry.channels.extract_if(.., |name, _| channels.contains(name));
         let gone_services = entry.services.extract_if(.., |name| services.contains(name));
-        let gone = registration::total(
-            &gone_methods.collect(),
-            &gone_channels.collect(),
-            &gone_services.collect(),
-        );
-        if entry.registered {
+        let gone = registration::total(&Registration {
+            methods: gone_methods.collect(),
+            channels: gone_channels.collect(),
+            services: gone_services.collect(),
+        });
+        if instance.registered {
             let charge = &mut self.sessions.get_mut(&port.session).expect("it asks").registered;
             charge.resize(charge.amount() - gone);
         }
         for target in touched {
-            self.refresh_methods(&target);
+            self.refresh_methods(&target, now, fx);
         }
-        self.refresh_channels(port, now, fx);
+        self.refresh_channels(&port.plugin, now, fx);
         Ok(())
     }
 
@@ -299,9 +301,16 @@ impl Router {
             ));
         }
         let to = PluginId::parse(to)?;
-        let Some(target) = self.live_port(&to) else {
-            return Err(self.absent_plugin(&to));
-        };
+        let targets = self.ports_of(&to, |instance| instance.duty == Duty::Serving);
+        if targets.is_empty() {
+            self.want(&to, fx);
+            let sleeps = self.plugins.get(&to).is_some_and(|entry| entry.wanted);
+            return if sleeps && signal.name == "wake" {
+                Ok(())
+            } else {
+                Err(self.absent_plugin(&to, now))
+            };
+        }
         let notice = Signal {
             name: signal.name,
             to: None,
@@ -312,8 +321,10 @@ impl Router {
             .timestamp(now.unix)
             .content(ContentType::MessagePack)
             .build(b"", &body::encode(&notice));
-        target.check_control_room()?;
-        target.push_control(frame, fx);
+        for target in targets {
+            target.check_control_room()?;
+            target.push_control(frame.clone(), fx);
+        }
         Ok(())
     }
 
@@ -330,35 +341,42 @@ impl Router {
         Ok(())
     }
 
-    /// What to say of a plugin that has no session.
-    pub(super) fn absent_plugin(&self, plugin: &PluginId) -> Fault {
-        if let Some(entry) = self.plugins.get(plugin) {
-            return Fault::new(
-                Code::Offline,
-                format!("`{plugin}` has no session; it {}", entry.state.name()),
-            )
-            .with("plugin", plugin.as_str())
-            .with("incarnation", entry.incarnation);
-        }
+    /// What to say of a plugin that nobody has heard of.
+    pub(super) fn unknown_plugin(&self, plugin: &PluginId) -> Fault {
         let known = self.plugins.iter().filter(|(_, entry)| entry.role == Role::Plugin);
-        let services = self.plugins.values().flat_map(|entry| &entry.services);
+        let services = self.plugins.values().flat_map(|entry| &entry.offers().services);
         let names = known.map(|(id, _)| id).chain(services).map(PluginId::as_str);
         not_found(&format!("no plugin is called `{plugin}`"), plugin.as_str(), names)
     }
 
     pub(super) fn is_service(&self, name: &PluginId) -> bool {
-        self.plugins.values().any(|entry| entry.session.is_some() && entry.services.contains(name))
+        let mut live = self.plugins.values().flat_map(|entry| &entry.instances);
+        live.any(|instance| instance.serves.services.contains(name))
     }
 
     fn set_state(&mut self, port: &Arc<Port>, state: State, now: Now, fx: &mut Effects) {
         let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
         entry.state = state;
-        let newly_ready = state == State::Ready && !entry.was_ready;
-        entry.was_ready |= state == State::Ready;
-        if newly_ready && entry.role == Role::Plugin {
+        let is_managed = entry.presence.is_managed();
+        let instance = entry.instance_mut(port.session).expect("live sessions are instances");
+        instance.state = state;
+        let newly_ready = state == State::Ready && !instance.was_ready;
+        instance.was_ready |= state == State::Ready;
+        if newly_ready && instance.duty == Duty::Serving && port.role == Role::Plugin {
             self.join_broadcasts(port, fx);
         }
-        self.publish_state(&port.plugin.clone(), state, None, now, fx);
+        if newly_ready && is_managed {
+            self.refresh_plugin(&port.plugin, now, fx);
+        }
+        self.publish_state(port, state, None, now, fx);
+    }
+
+    fn id_in_use(id: &PluginId, session: SessionId) -> Fault {
+        Fault::new(
+            Code::IdInUse,
+            format!("`{id}` has a live session, {session}; ids belong to one session at a time"),
+        )
+        .with("id", id.as_str())
     }
 
     fn next_client(&mut self) -> PluginId {

@@ -1,14 +1,12 @@
 //! What a registration costs: schemas and help are the only things of any size that the router
 //! keeps for a plugin.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde_json::Value;
 
-use super::plugins::PluginEntry;
+use super::entry::Registration;
 use crate::engine::ledger::Resource;
 use crate::error::{Fault, Refusal};
-use crate::id::{ChannelName, MethodName, PluginId};
+use crate::id::{ChannelName, PluginId};
 use crate::limit;
 use crate::wire::body;
 
@@ -46,47 +44,32 @@ pub(super) fn check_size(size: u64, plugin: &PluginId) -> Result<(), Fault> {
 
 /// Cuts down what is kept of a plugin that has gone: calls to it are still told what it serves, but
 /// there may be thousands of such plugins. First go help and schemas, then all.
-pub(super) fn shrink(
-    methods: &mut BTreeMap<MethodName, body::Method>,
-    channels: &mut BTreeMap<ChannelName, Option<String>>,
-    services: &mut BTreeSet<PluginId>,
-) {
-    if total(methods, channels, services) > limit::REGISTRATION_KEPT_BYTES_MAX {
-        for method in methods.values_mut() {
+pub(super) fn shrink(kept: &mut Registration) {
+    if total(kept) > limit::REGISTRATION_KEPT_BYTES_MAX {
+        for method in kept.methods.values_mut() {
             (method.help, method.params, method.result) = (None, None, None);
         }
-        channels.values_mut().for_each(|help| *help = None);
+        kept.channels.values_mut().for_each(|help| *help = None);
     }
-    if total(methods, channels, services) > limit::REGISTRATION_KEPT_BYTES_MAX {
-        methods.clear();
-        channels.clear();
-        services.clear();
+    if total(kept) > limit::REGISTRATION_KEPT_BYTES_MAX {
+        *kept = Registration::default();
     }
 }
 
 /// Bytes of a whole registration, about.
-pub(super) fn total(
-    methods: &BTreeMap<MethodName, body::Method>,
-    channels: &BTreeMap<ChannelName, Option<String>>,
-    services: &BTreeSet<PluginId>,
-) -> u64 {
-    let methods = methods.values().map(method_size).sum::<u64>();
-    let channels = channels.iter().map(|(name, help)| channel_size(name, help)).sum::<u64>();
-    methods + channels + services.iter().map(service_size).sum::<u64>()
+pub(super) fn total(of: &Registration) -> u64 {
+    let methods = of.methods.values().map(method_size).sum::<u64>();
+    let channels = of.channels.iter().map(|(name, help)| channel_size(name, help)).sum::<u64>();
+    methods + channels + of.services.iter().map(service_size).sum::<u64>()
 }
 
-/// Bytes of what an entry has that is about to be replaced.
-pub(super) fn replaced(
-    entry: &PluginEntry,
-    methods: &BTreeMap<MethodName, body::Method>,
-    channels: &BTreeMap<ChannelName, Option<String>>,
-    services: &BTreeSet<PluginId>,
-) -> u64 {
-    let methods = methods.keys().filter_map(|name| entry.methods.get(name));
-    let channels = channels.keys().filter_map(|name| entry.channels.get_key_value(name));
+/// Bytes of what a registration has that is about to be replaced by a new one.
+pub(super) fn replaced(old: &Registration, new: &Registration) -> u64 {
+    let methods = new.methods.keys().filter_map(|name| old.methods.get(name));
+    let channels = new.channels.keys().filter_map(|name| old.channels.get_key_value(name));
     methods.map(method_size).sum::<u64>()
         + channels.map(|(name, help)| channel_size(name, help)).sum::<u64>()
-        + entry.services.intersection(services).map(service_size).sum::<u64>()
+        + old.services.intersection(&new.services).map(service_size).sum::<u64>()
 }
 
 /// What a value takes in memory: many small ones cost more than their text.

@@ -1,12 +1,14 @@
 //! Answers to queries.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Router;
-use super::plugins::{PluginEntry, not_found};
+use super::entry::{Duty, PluginEntry};
+use super::plugins::not_found;
 use crate::engine::effects::Now;
 use crate::engine::ledger::Resource;
 use crate::engine::port::Route;
@@ -48,6 +50,7 @@ impl Router {
             "routes": self.routes.len(),
             "subscriptions": self.subscriptions.len(),
             "dead_letters": self.dead_letters,
+            "quarantined": self.quarantined,
             "plugins": self.plugin_rows(Some(now)),
             "ledger": self.ledger_rows(),
         });
@@ -68,7 +71,7 @@ impl Router {
                 match self.plugins.get(&id) {
                     Some(entry) => Ok(self.plugin_details(&id, entry)),
                     None if self.is_service(&id) => Ok(self.service_details(&id)),
-                    None => Err(self.absent_plugin(&id)),
+                    None => Err(self.unknown_plugin(&id)),
                 }
             }
             what => {
@@ -84,7 +87,7 @@ impl Router {
             .iter()
             .map(|(id, entry)| {
                 let mut row = self.plugin_row(id, entry);
-                row["methods"] = json!(entry.methods.len());
+                row["methods"] = json!(entry.offers().methods.len());
                 if let Some(now) = now {
                     row["oldest_unanswered_ms"] = json!(oldest.get(id).map(|&age| millis(age)));
                     row["unanswered_ping_ms"] = json!(
@@ -98,22 +101,49 @@ impl Router {
     }
 
     fn plugin_row(&self, id: &PluginId, entry: &PluginEntry) -> Value {
-        json!({
+        let offers = entry.offers();
+        let mut row = json!({
             "id": id.as_str(),
             "state": entry.state.name(),
             "role": entry.role,
             "incarnation": entry.incarnation,
-            "session": entry.session.map(|session| session.to_string()),
-            "channels": entry.channels.keys().map(ChannelName::as_str).collect::<Vec<_>>(),
-            "services": entry.services.iter().map(PluginId::as_str).collect::<Vec<_>>(),
-        })
+            "session": entry.session().map(|session| session.to_string()),
+            "channels": offers.channels.keys().map(ChannelName::as_str).collect::<Vec<_>>(),
+            "services": offers.services.iter().map(PluginId::as_str).collect::<Vec<_>>(),
+        });
+        if entry.presence.is_managed() {
+            row["instances"] = json!(self.instance_rows(entry));
+        }
+        row
+    }
+
+    fn instance_rows(&self, entry: &PluginEntry) -> Vec<Value> {
+        let row = |known: &super::entry::Instance| {
+            let port = &self.sessions[&known.session].port;
+            let duty = match known.duty {
+                Duty::Serving => "serving",
+                Duty::Replacing(_) => "replacing",
+                Duty::Retiring => "retiring",
+            };
+            json!({
+                "instance": known.number,
+                "session": known.session.to_string(),
+                "incarnation": port.incarnation,
+                "state": known.state.name(),
+                "duty": duty,
+                // Relaxed: a figure to look at.
+                "unanswered": port.outstanding.load(Ordering::Relaxed),
+            })
+        };
+        entry.instances.iter().map(row).collect()
     }
 
     fn plugin_details(&self, id: &PluginId, entry: &PluginEntry) -> Value {
         let mut details = self.plugin_row(id, entry);
-        details["methods"] = json!(entry.methods.values().collect::<Vec<_>>());
+        details["methods"] = json!(entry.offers().methods.values().collect::<Vec<_>>());
         details["channels"] = json!(
             entry
+                .offers()
                 .channels
                 .iter()
                 .map(|(name, help)| json!({ "name": name.as_str(), "help": help }))
@@ -124,8 +154,9 @@ impl Router {
 
     /// A service looks like a plugin that has the methods of all who serve it.
     fn service_details(&self, id: &PluginId) -> Value {
-        let serving = self.plugins.values().filter(|entry| entry.services.contains(id));
-        let methods: BTreeMap<_, _> = serving.flat_map(|entry| entry.methods.iter()).collect();
+        let offers = self.plugins.values().map(PluginEntry::offers);
+        let serving = offers.filter(|offers| offers.services.contains(id));
+        let methods: BTreeMap<_, _> = serving.flat_map(|offers| offers.methods.iter()).collect();
         json!({
             "id": id.as_str(),
             "state": "service",
@@ -141,7 +172,8 @@ impl Router {
         for port in self.ports() {
             for (_, call) in port.calls.lock().iter() {
                 let age = now.mono.saturating_sub(call.accepted_at);
-                let known = oldest.entry(call.callee.plugin.clone()).or_default();
+                let Some(callee) = &call.callee else { continue };
+                let known = oldest.entry(callee.plugin.clone()).or_default();
                 *known = age.max(*known);
             }
         }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::fault::FaultKind;
 use super::oracle::{Call, body_of};
 use super::plugin::{Client, Control, OutRoute};
-use super::world::{CHANNELS, METHODS, PATTERNS, World};
+use super::world::{CHANNELS, IDEMPOTENT, METHODS, PATTERNS, World};
 use crate::error::{Code, Fault};
 use crate::id::Pattern;
 use crate::peer::{CommandError, Opening, RequestOptions, SendOptions};
@@ -118,8 +118,11 @@ impl World {
     }
 
     fn register(&mut self, client: &mut Client, index: usize) {
-        let method =
-            |name: &&str| body::Method { name: (*name).to_owned(), ..body::Method::default() };
+        let method = |name: &&str| body::Method {
+            name: (*name).to_owned(),
+            idempotent: *name == IDEMPOTENT,
+            ..body::Method::default()
+        };
         let channel = |name: &&str| body::Channel { name: (*name).to_owned(), help: None };
         let services = if index == 1 || index == 2 { vec!["pool".to_owned()] } else { Vec::new() };
         let body = Register {
@@ -166,7 +169,7 @@ impl World {
                 self.stats.requests += 1;
                 let timeout = timeout.unwrap_or(crate::limit::CALL_TIMEOUT);
                 let expires = self.now.unix + timeout.as_nanos() as u64;
-                let call = Call::new(out.route, serial, expires);
+                let call = Call::new(out.route, serial, expires, out.is_idempotent);
                 self.oracle.note_call(client.session, id, call);
                 if !no_reply {
                     client.calls.insert(id);

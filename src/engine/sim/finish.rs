@@ -177,6 +177,12 @@ impl World {
                         && (letter.from == *from || self.plugins[stream.plugin].is_client)
                         && (letter.first..=letter.last).contains(&id)
                 });
+            let is_dead = is_dead
+                || self.router.quarantined().iter().any(|record| {
+                    record.to == stream.name
+                        && record.id == id
+                        && (record.from == *from || self.plugins[stream.plugin].is_client)
+                });
             assert!(is_dead, "P2: message {id} of route {route} to {} is lost", stream.name);
         }
     }

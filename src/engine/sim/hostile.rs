@@ -300,7 +300,7 @@ impl World {
         for _ in 0..=limit::REQUEST_BYTES_MAX / u64::from(limit::PAYLOAD_MAX) {
             let serial = 0;
             let id = (1 << 43) + self.oracle.next_serial();
-            let call = super::oracle::Call::new(out.route, serial, u64::MAX);
+            let call = super::oracle::Call::new(out.route, serial, u64::MAX, out.is_idempotent);
             self.oracle.note_call(client.session, id, call);
             let frame = FrameBuilder::new(Kind::REQUEST)
                 .session(SessionId(client.session))

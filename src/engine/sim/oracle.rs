@@ -66,8 +66,15 @@ pub(super) struct Call {
     pub(super) route: u32,
     pub(super) serial: u64,
     expires: u64,
+    /// Its method was registered as one that may be delivered again.
+    is_idempotent: bool,
+    /// Who got it last, and all who did.
     handed: Option<u64>,
-    seen: bool,
+    deliveries: Vec<u64>,
+    /// Whoever got it last has ended since.
+    is_bereft: bool,
+    /// Who has looked at it.
+    seen: Vec<u64>,
     pub(super) started: bool,
     started_read: bool,
     pub(super) answered: bool,
@@ -144,6 +151,9 @@ impl Oracle {
 
     /// The router has heard that a session ended.
     pub(super) fn session_ended(&mut self, session: u64) {
+        for call in self.calls.values_mut().filter(|call| call.handed == Some(session)) {
+            call.is_bereft = true;
+        }
         for (_, call) in self.calls.range_mut((session, 0)..=(session, u64::MAX)) {
             call.caller_gone = true;
         }
@@ -271,12 +281,22 @@ impl Oracle {
         let header = &frame.header;
         let key = (header.session.0, header.message_id);
         let call = self.calls.get_mut(&key).expect("P4: the broker made a request up");
-        assert_eq!(call.handed, None, "P4: request {key:x?} is handed over twice");
+        if call.handed.is_some() {
+            assert!(call.is_bereft, "P4: request {key:x?} is handed over twice");
+            assert!(call.is_idempotent, "P4: request {key:x?} is retried, nobody said it may be");
+            assert!(
+                call.deliveries.len() < limit::ATTEMPTS_MAX as usize,
+                "P8: request {key:x?} is delivered more than {} times",
+                limit::ATTEMPTS_MAX
+            );
+        }
         assert!(!call.cancel_read, "P5: request {key:x?} is handed over after its cancel");
         assert!(!call.caller_gone, "P5: request {key:x?} is handed over after its caller");
         assert_eq!(call.outcomes, 0, "P5: request {key:x?} is handed over after its outcome");
         assert!(now.unix < call.expires, "P5: request {key:x?} is handed over after its deadline");
         call.handed = Some(session);
+        call.deliveries.push(session);
+        call.is_bereft = false;
     }
 
     fn observe_answer(&mut self, session: u64, frame: &FrameView<'_>) {
@@ -351,10 +371,10 @@ impl Oracle {
     /// A callee has a request before it.
     pub(super) fn see_request(&mut self, caller: u64, id: u64, callee: u64, body: &[u8]) {
         let call = self.calls.get_mut(&(caller, id)).expect("P4: nobody made this request");
-        assert!(!call.seen, "P4: a callee sees a request twice");
-        assert_eq!(call.handed, Some(callee), "P4: somebody else's request");
+        assert!(!call.seen.contains(&callee), "P4: a callee sees a request twice");
+        assert!(call.deliveries.contains(&callee), "P4: somebody else's request");
         assert_eq!(serial_of(body), call.serial, "a request's body is another's");
-        call.seen = true;
+        call.seen.push(callee);
     }
 
     /// A caller has its outcome before it.
@@ -366,7 +386,9 @@ impl Oracle {
                 assert_eq!(serial_of(body), call.serial, "P4: the answer to another request");
             }
             Err(fault) => match fault.details.get("verdict").and_then(|value| value.as_str()) {
-                Some("never-delivered") => assert!(!call.seen, "P4: never delivered, but seen"),
+                Some("never-delivered") => {
+                    assert!(call.seen.is_empty(), "P4: never delivered, but seen");
+                },
                 Some("started") => assert!(call.started, "P4: started, says nobody"),
                 _ => (),
             },
@@ -461,13 +483,16 @@ impl Stream {
 }
 
 impl Call {
-    pub(super) fn new(route: u32, serial: u64, expires: u64) -> Self {
+    pub(super) fn new(route: u32, serial: u64, expires: u64, is_idempotent: bool) -> Self {
         Self {
             route,
             serial,
             expires,
+            is_idempotent,
             handed: None,
-            seen: false,
+            deliveries: Vec::new(),
+            is_bereft: false,
+            seen: Vec::new(),
             started: false,
             started_read: false,
             answered: false,
@@ -479,7 +504,7 @@ impl Call {
     }
 
     pub(super) fn is_seen_by(&self, callee: u64) -> bool {
-        self.seen && self.handed == Some(callee)
+        self.handed == Some(callee) && self.seen.contains(&callee)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::oracle::{Oracle, check_refusal, serial_of};
+use super::world::IDEMPOTENT;
 use crate::error::{Code, Fault};
 use crate::id::{Pattern, Topic};
 use crate::peer::{CallId, Delivered, Peer, PeerEvent};
@@ -58,6 +59,8 @@ pub(super) struct Client {
 pub(super) struct OutRoute {
     pub(super) route: u32,
     pub(super) kind: RouteKind,
+    /// A method that may be retried.
+    pub(super) is_idempotent: bool,
 }
 
 /// An announced route.
@@ -159,7 +162,8 @@ impl Client {
                     if kind != RouteKind::Method {
                         oracle.open_stream(route.0, kind, self.session, index, &name);
                     }
-                    self.out.push(OutRoute { route: route.0, kind });
+                    let is_idempotent = name.ends_with(IDEMPOTENT);
+                    self.out.push(OutRoute { route: route.0, kind, is_idempotent });
                 }
             }
             PeerEvent::Opened { id, result: Err(fault), .. } => {

@@ -414,6 +414,8 @@ impl World {
 
 pub(super) const PLUGINS: [&str; 6] = ["ann", "ben", "cat", "dan", "eve", "fay"];
 pub(super) const METHODS: [&str; 2] = ["echo", "work"];
+/// Of these methods, the one that may be retried.
+pub(super) const IDEMPOTENT: &str = METHODS[0];
 pub(super) const CHANNELS: [&str; 2] = ["inbox", "bulk"];
 pub(super) const TOPICS: [&str; 3] = ["order.created", "order.paid", "sky"];
 pub(super) const PATTERNS: [&str; 6] =
@@ -421,7 +423,7 @@ pub(super) const PATTERNS: [&str; 6] =
 
 impl World {
     pub(super) fn stop_plugin(&mut self, id: &crate::id::PluginId, drain: Duration) {
-        self.router.handle_stop(id, drain, self.now, &mut self.fx);
+        self.router.handle_stop(id, None, drain, self.now, &mut self.fx);
         self.settle();
     }
 
