@@ -32,8 +32,8 @@ pub use participant::{Participant, ParticipantBuilder};
 
 use self::listener::{Attach, Listener};
 use self::router::{
-    AskInstances, AskPresence, AskStatus, Compare, PluginExited, Router, SetHold, SetPresence, StopPlugin,
-    Switch, TellWanted,
+    AskInstances, AskPresence, AskStatus, Compare, PluginExited, Router, SetHold, SetPresence,
+    StopPlugin, Switch, TellWanted,
 };
 use self::system::{Started, Stop};
 use crate::engine::{Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference};
@@ -182,8 +182,8 @@ impl Broker {
         self.ask(SetPresence { plugin: plugin.clone(), presence }).await
     }
 
-    /// How long calls of a plugin are held while it is away and awaited. 2 s unless this was called;
-    /// never longer than the caller's deadline.
+    /// How long calls of a plugin are held while it is away and awaited: 2 s unless this was
+    /// called, never longer than the caller's deadline.
     ///
     /// # Errors
     ///

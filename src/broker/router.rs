@@ -314,7 +314,11 @@ pub(super) struct AskInstances(pub(super) PluginId);
 impl Handler<AskInstances> for Router {
     type Result = Vec<InstanceInfo>;
 
-    fn handle(&mut self, AskInstances(plugin): AskInstances, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        AskInstances(plugin): AskInstances,
+        _ctx: &mut Self::Context,
+    ) -> Self::Result {
         self.engine.instances(&plugin)
     }
 }

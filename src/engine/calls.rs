@@ -304,7 +304,7 @@ impl Call {
         callee.push_notice(cancel, fx);
     }
 
-    /// Whether it is done with: so many callees have crashed over it that it is not delivered again.
+    /// Whether so many callees have crashed over it that it is not delivered again.
     pub(crate) fn is_killer(&self) -> bool {
         self.end.as_ref().is_some_and(|end| end.crashes.len() >= limit::CRASHES_MAX)
     }
@@ -360,7 +360,10 @@ impl Call {
         )
         .with("plugin", self.plugin().as_str())
         .with("deadline_ms", u64::try_from(waited).unwrap_or(u64::MAX))
-        .with("delivered", self.attempts > 0 || matches!(self.phase, Phase::Handed | Phase::Started))
+        .with(
+            "delivered",
+            self.attempts > 0 || matches!(self.phase, Phase::Handed | Phase::Started),
+        )
     }
 
     /// Who has it or had it last, or whom it is for.

@@ -519,12 +519,7 @@ impl Channel {
     }
 
     /// Gives the channel to a receiver and queues what it may have.
-    fn give_to(
-        self: &Arc<Self>,
-        state: &mut ChannelState,
-        receiver: &Arc<Port>,
-        fx: &mut Effects,
-    ) {
+    fn give_to(self: &Arc<Self>, state: &mut ChannelState, receiver: &Arc<Port>, fx: &mut Effects) {
         state.handed = state.settled;
         state.queued = state.settled;
         state.generation += 1;

@@ -1,5 +1,5 @@
-//! The route of one caller to one method: chooses the callee, passes requests on or holds them while
-//! nobody is ready, passes answers back.
+//! The route of one caller to one method: chooses the callee, passes requests on or holds them
+//! while nobody is ready, passes answers back.
 //!
 //! The file is longer than most: the ways in which a call can end meet in it, so that each call is
 //! seen to end once.
@@ -194,7 +194,10 @@ impl MethodRoute {
     pub(crate) fn hold_until(&self, now: Now) -> Option<Duration> {
         let state = self.state.lock();
         // Somebody else is there: the call is given to them at once.
-        state.pick().map(|_| now.mono + limit::RESTART_HOLD).or(state.absence.hold_until(now))
+        state
+            .pick()
+            .map(|_| now.mono + limit::RESTART_HOLD)
+            .or_else(|| state.absence.hold_until(now))
     }
 
     /// What a caller is told while nobody takes its calls.

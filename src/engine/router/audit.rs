@@ -47,8 +47,7 @@ impl Router {
                         .is_none_or(|callee| self.sessions.contains_key(&callee.session)),
                     "a call is open with a session that has ended"
                 );
-                *held.entry(call.route.number).or_default() +=
-                    u32::from(call.phase == Phase::Held);
+                *held.entry(call.route.number).or_default() += u32::from(call.phase == Phase::Held);
             }
         }
         for session in sessions {

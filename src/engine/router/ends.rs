@@ -175,15 +175,10 @@ impl Router {
 
     /// Tells of what is in quarantine as soon as the last exit of the plugin is known, or will not
     /// be known.
-    pub(super) fn publish_quarantined(
-        &mut self,
-        plugin: &PluginId,
-        now: Now,
-        fx: &mut Effects,
-    ) {
-        let (told, waiting) = std::mem::take(&mut self.suspects).into_iter().partition(|suspect| {
-            suspect.plugin == *plugin
-        });
+    pub(super) fn publish_quarantined(&mut self, plugin: &PluginId, now: Now, fx: &mut Effects) {
+        let (told, waiting) = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .partition(|suspect| suspect.plugin == *plugin);
         self.suspects = waiting;
         self.publish(told, now, fx);
     }
@@ -268,10 +263,9 @@ impl Router {
     fn exit_of(&self, end: &crate::engine::calls::CalleeEnd) -> Option<PluginExit> {
         let entry = self.plugins.get(&end.plugin)?;
         let known = entry.ends.iter().rfind(|known| known.session == end.session)?;
-        known.is_exit.then(|| PluginExit {
-            text: known.text.clone(),
-            back_at: entry.presence.back_at(),
-        })
+        known
+            .is_exit
+            .then(|| PluginExit { text: known.text.clone(), back_at: entry.presence.back_at() })
     }
 
     fn quarantine(

@@ -106,9 +106,7 @@ impl PluginEntry {
     /// waiting for.
     pub(super) fn callable(&self) -> impl Iterator<Item = &Instance> {
         let waits = self.presence.is_managed();
-        self.serving().filter(move |instance| {
-            instance.registered && (instance.was_ready || !waits)
-        })
+        self.serving().filter(move |instance| instance.registered && (instance.was_ready || !waits))
     }
 
     /// What it offers: the first of its instances, or the last session that it had.

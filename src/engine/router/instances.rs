@@ -123,9 +123,9 @@ impl Router {
     ) -> Result<(), Fault> {
         let entry = self.plugins.get_mut(plugin);
         let instances = entry.map_or(&mut [][..], |entry| &mut entry.instances);
-        let new = instances.iter_mut().find(|known| {
-            known.number == instance && matches!(known.duty, Duty::Replacing(_))
-        });
+        let new = instances
+            .iter_mut()
+            .find(|known| known.number == instance && matches!(known.duty, Duty::Replacing(_)));
         let Some(new) = new else {
             return Err(Fault::new(
                 Code::NotFound,
@@ -169,9 +169,9 @@ impl Router {
             return None;
         }
         let entries = self.plugins.values();
-        let retiring = entries.flat_map(|entry| &entry.instances).filter(|known| {
-            known.duty == Duty::Retiring && !known.told_to_stop
-        });
+        let retiring = entries
+            .flat_map(|entry| &entry.instances)
+            .filter(|known| known.duty == Duty::Retiring && !known.told_to_stop);
         let ports = retiring.map(|known| Arc::clone(&self.sessions[&known.session].port));
         let (idle, busy): (Vec<_>, Vec<_>) =
             ports.filter(|port| port.is_open()).partition(|port| self.is_idle(port));

@@ -34,8 +34,8 @@ pub use change::{Change, ChangeKind};
 
 pub use ends::Quarantined;
 pub use instances::{InstanceInfo, RegistrationDifference};
-pub use presence::{Attachment, PluginExit, Presence};
 pub(crate) use presence::{Absence, with_return};
+pub use presence::{Attachment, PluginExit, Presence};
 
 use self::ends::Suspect;
 use self::entry::{Duty, Instance, PluginEntry, Registration, State};
@@ -522,11 +522,7 @@ impl Router {
     }
 
     /// Live sessions of a plugin.
-    fn ports_of(
-        &self,
-        plugin: &PluginId,
-        wanted: impl Fn(&Instance) -> bool,
-    ) -> Vec<Arc<Port>> {
+    fn ports_of(&self, plugin: &PluginId, wanted: impl Fn(&Instance) -> bool) -> Vec<Arc<Port>> {
         let entry = self.plugins.get(plugin);
         let instances = entry.into_iter().flat_map(|entry| &entry.instances);
         let sessions = instances.filter(|instance| wanted(instance));

@@ -282,13 +282,9 @@ impl Router {
         }
         let is_live = serving.iter().any(|(_, entry)| entry.is_live());
         let is_known = serving.iter().any(|(_, entry)| entry.callable().next().is_some());
-        let is_awaited = |entry: &PluginEntry| {
-            entry.presence.is_awaited() && entry.callable().next().is_none()
-        };
-        if !callees.is_empty()
-            || !is_live
-            || serving.iter().any(|(_, entry)| is_awaited(entry))
-        {
+        let is_awaited =
+            |entry: &PluginEntry| entry.presence.is_awaited() && entry.callable().next().is_none();
+        if !callees.is_empty() || !is_live || serving.iter().any(|(_, entry)| is_awaited(entry)) {
             return (callees, self.absence(target, serving.into_iter()));
         }
         if !is_known {

@@ -67,9 +67,10 @@ impl Router {
         let Some(attachment) = attachment else { return Ok(()) };
         let entry = self.plugins.get_mut(plugin).expect("it was remembered just now");
         let is_managed = entry.presence.is_managed();
-        let same = entry.instances.iter_mut().find(|known| {
-            known.number == attachment.instance && known.duty != Duty::Retiring
-        });
+        let same = entry
+            .instances
+            .iter_mut()
+            .find(|known| known.number == attachment.instance && known.duty != Duty::Retiring);
         if let Some(known) = same {
             if !is_managed {
                 return Err(Self::id_in_use(plugin, known.session));

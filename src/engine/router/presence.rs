@@ -212,10 +212,8 @@ impl Router {
         target: &PluginId,
         serving: impl Iterator<Item = (&'a PluginId, &'a PluginEntry)>,
     ) -> Absence {
-        let mut absence = Absence::new(Fault::new(
-            Code::Offline,
-            format!("nobody serves `{target}` now"),
-        ));
+        let mut absence =
+            Absence::new(Fault::new(Code::Offline, format!("nobody serves `{target}` now")));
         for (id, entry) in serving {
             if id == target {
                 absence.fault = absent(id, entry);

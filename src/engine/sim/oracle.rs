@@ -388,7 +388,7 @@ impl Oracle {
             Err(fault) => match fault.details.get("verdict").and_then(|value| value.as_str()) {
                 Some("never-delivered") => {
                     assert!(call.seen.is_empty(), "P4: never delivered, but seen");
-                },
+                }
                 Some("started") => assert!(call.started, "P4: started, says nobody"),
                 _ => (),
             },

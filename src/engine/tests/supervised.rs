@@ -171,11 +171,7 @@ fn whoever_sleeps_is_woken_once_by_calls_messages_and_signals() {
     net.leave("ben");
     net.set("ben", Presence::Sleeping);
     assert_eq!(net.wanted(), []);
-    let wake = Signal {
-        name: "wake".to_owned(),
-        to: Some("ben".to_owned()),
-        ..Signal::default()
-    };
+    let wake = Signal { name: "wake".to_owned(), to: Some("ben".to_owned()), ..Signal::default() };
     net.read("ann");
     net.send("ann", &[(Kind::SIGNAL, 0, 20, &body::encode(&wake))]);
     assert_eq!(net.wanted(), [plugin("ben")]);
@@ -467,8 +463,7 @@ fn a_supervised_plugin_always_gets_back_in() {
         role: Role::Plugin,
         ..Hello::default()
     };
-    let stranger =
-        net.router.handle_hello(&hello, None, Box::new(|| ()), net.now, &mut net.fx);
+    let stranger = net.router.handle_hello(&hello, None, Box::new(|| ()), net.now, &mut net.fx);
     assert_eq!(stranger.unwrap_err().code, Code::IdInUse);
     net.serve("ben", 0);
     // A grandchild of the old process may still hold its connection.
