@@ -27,6 +27,8 @@ pub use broker::{
     Reply,
 };
 #[cfg(feature = "broker")]
+pub use engine::{Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference};
+#[cfg(feature = "broker")]
 pub use host::{PluginSpec, Plugins};
 
 #[cfg(not(target_os = "linux"))]
