@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::Router;
 use super::entry::{Duty, Registration};
+use super::presence::Attachment;
 use crate::engine::effects::{Effects, Now};
 use crate::engine::port::{Port, Route};
-use crate::error::{Code, Fault};
+use crate::error::{Code, Fault, Refusal};
 use crate::id::{PluginId, SessionId};
 use crate::limit;
 use crate::wire::body::Shutdown;
@@ -159,6 +160,41 @@ impl Router {
         self.retiring = true;
         self.lower_deadline(now.mono + limit::RETIRE_INTERVAL, fx);
         fx.finish();
+        Ok(())
+    }
+
+    /// A session that has the number of a new one makes room for it where the plugin is supervised:
+    /// its process has ended, whoever holds the connection. Elsewhere it stays.
+    pub(super) fn make_room(
+        &mut self,
+        plugin: &PluginId,
+        attachment: Option<&Attachment>,
+        fx: &mut Effects,
+    ) -> Result<(), Fault> {
+        let Some(attachment) = attachment else { return Ok(()) };
+        let entry = self.plugins.get_mut(plugin).expect("it was remembered just now");
+        let is_managed = entry.presence.is_managed();
+        let same = entry
+            .instances
+            .iter_mut()
+            .find(|known| known.number == attachment.instance && known.duty != Duty::Retiring);
+        if let Some(known) = same {
+            if !is_managed {
+                return Err(Self::id_in_use(plugin, known.session));
+            }
+            known.duty = Duty::Retiring;
+            let port = Arc::clone(&self.sessions[&known.session].port);
+            port.kill("a newer session of the same instance has come", fx);
+        } else if entry.instances.len() >= limit::INSTANCES_MAX {
+            return Err(Fault::refused(&Refusal {
+                resource: "instances",
+                holder: plugin.as_str(),
+                used: entry.instances.len() as u64,
+                limit: limit::INSTANCES_MAX as u64,
+                blame: plugin.as_str(),
+                retry_after_ms: 1000,
+            }));
+        }
         Ok(())
     }
 

@@ -56,41 +56,6 @@ impl Router {
         Ok((id, false))
     }
 
-    /// A session that has the number of a new one makes room for it where the plugin is supervised:
-    /// its process has ended, whoever holds the connection. Elsewhere it stays.
-    pub(super) fn make_room(
-        &mut self,
-        plugin: &PluginId,
-        attachment: Option<&Attachment>,
-        fx: &mut Effects,
-    ) -> Result<(), Fault> {
-        let Some(attachment) = attachment else { return Ok(()) };
-        let entry = self.plugins.get_mut(plugin).expect("it was remembered just now");
-        let is_managed = entry.presence.is_managed();
-        let same = entry
-            .instances
-            .iter_mut()
-            .find(|known| known.number == attachment.instance && known.duty != Duty::Retiring);
-        if let Some(known) = same {
-            if !is_managed {
-                return Err(Self::id_in_use(plugin, known.session));
-            }
-            known.duty = Duty::Retiring;
-            let port = Arc::clone(&self.sessions[&known.session].port);
-            port.kill("a newer session of the same instance has come", fx);
-        } else if entry.instances.len() >= limit::INSTANCES_MAX {
-            return Err(Fault::refused(&Refusal {
-                resource: "instances",
-                holder: plugin.as_str(),
-                used: entry.instances.len() as u64,
-                limit: limit::INSTANCES_MAX as u64,
-                blame: plugin.as_str(),
-                retry_after_ms: 1000,
-            }));
-        }
-        Ok(())
-    }
-
     /// Makes sure that there is an entry. Old ones that nobody needs make room.
     pub(super) fn remember(&mut self, plugin: &PluginId, is_made_up: bool) -> Result<(), Fault> {
         if self.plugins.contains_key(plugin) {
@@ -372,7 +337,7 @@ impl Router {
         self.publish_state(port, state, None, now, fx);
     }
 
-    fn id_in_use(id: &PluginId, session: SessionId) -> Fault {
+    pub(super) fn id_in_use(id: &PluginId, session: SessionId) -> Fault {
         Fault::new(
             Code::IdInUse,
             format!("`{id}` has a live session, {session}; ids belong to one session at a time"),
