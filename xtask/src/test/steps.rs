@@ -138,8 +138,9 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 19] = [
+const TESTS: [&str; 21] = [
     "tests/bad_input",
+    "tests/bad_plugins",
     "tests/blast_radius",
     "tests/broker",
     "tests/cli_client",
@@ -151,6 +152,7 @@ const TESTS: [&str; 19] = [
     "tests/fuzz_smoke",
     "tests/limits",
     "tests/notes",
+    "tests/orphans",
     "tests/processes",
     "tests/request_ids",
     "tests/sdk_live",
