@@ -199,6 +199,8 @@ impl World {
             self.now = at;
             self.group.handle_timeout(self.now, &mut self.governor);
             self.carry_out();
+            let next = self.group.next_deadline();
+            assert!(next.is_none_or(|at| at > self.now), "S11: {next:?} is due at {:?}", self.now);
         }
         self.now = end;
     }

@@ -1,8 +1,8 @@
-//! `cargo xtask bite`: shows that the simulator bites.
+//! `cargo xtask bite`: shows that the simulator bites, and so do the models of supervision.
 //!
-//! A simulator that never fails proves nothing until it is seen to fail. Each file in
+//! A test from seeds that never fails proves nothing until it is seen to fail. Each file in
 //! `xtask/faults/` is one small fault in the engine, the kind that a tired person makes; the
-//! simulator has to catch every one of them.
+//! test that the fault names has to catch it.
 //!
 //! # Format of a fault
 //!
@@ -19,14 +19,15 @@
 //! @@ -10,3 +10,3 @@
 //! ```
 //!
-//! `Promise` names the promise of `docs/architecture.md` that the fault breaks, `Breaks` says how.
-//! A fault touches only `src/engine` and has to compile. The file name, `p3-reversed-return.patch`,
-//! is its name.
+//! `Promise` names the promise of `docs/architecture.md`, or the rule of `docs/supervision.md`,
+//! that the fault breaks, `Breaks` says how. A line `Test: supervision_model` may name another test
+//! than `simulation` that has to catch it. A fault touches only `src/engine` and has to compile.
+//! The file name, `p3-reversed-return.patch`, is its name.
 //!
 //! The faults are applied one at a time to a copy of the tree in `target/bite`, so that the working
-//! tree is never touched. A fault counts as caught when the test `simulation` fails and names the
-//! seed, as `seed=17`, that replays the failure. That a fault does not apply any more is a failure
-//! too: it would silently test nothing.
+//! tree is never touched. A fault counts as caught when its test fails and names the seed, as
+//! `seed=17`, that replays the failure. That a fault does not apply any more is a failure too: it
+//! would silently test nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,8 +42,9 @@ pub(crate) const HELP: &str = "
 cargo xtask bite [--seeds N] [FAULT…]
 
 Applies the faults in xtask/faults, or those named, one at a time to a copy of the tree, runs
-the simulator on it and expects it to fail. Prints fault, promise and the seed that caught it.
-Fails if one is not caught or does not apply any more, or if a promise has no fault.
+the test that each names on it (the simulator, if none) and expects it to fail. Prints fault,
+promise and the seed that caught it. Fails if one is not caught or does not apply any more, or
+if a promise has no fault.
 
   --seeds N   seeds to try on each fault (2000)
 ";
@@ -64,12 +66,14 @@ pub(crate) fn run(args: &mut Args) -> Result<ExitCode> {
     }
 
     let yard = Yard::prepare(&root, seeds)?;
-    match yard.simulate()? {
-        Outcome::Missed => (),
-        // Whatever it would say about a fault would mean nothing.
-        outcome => bail!("the simulator fails without any fault: {}", outcome.describe(seeds)),
+    for test in TESTS.iter().filter(|test| chosen.iter().any(|fault| fault.test == **test)) {
+        match yard.play(test)? {
+            Outcome::Missed => println!("without a fault: {seeds} seeds of {test} passed"),
+            // Whatever it would say about a fault would mean nothing.
+            outcome => bail!("{test} fails without any fault: {}", outcome.describe(seeds)),
+        }
     }
-    println!("without a fault: {seeds} seeds passed\n");
+    println!();
     let mut is_good = true;
     for fault in &chosen {
         let outcome = yard.try_fault(fault)?;
@@ -97,6 +101,8 @@ struct Fault {
     name: String,
     promise: String,
     breaks: String,
+    /// One of [`TESTS`].
+    test: &'static str,
     path: PathBuf,
 }
 
@@ -110,6 +116,10 @@ impl Fault {
             value.with_context(|| format!("fault `{name}` has no line `{key} …`"))
         };
         let (promise, breaks) = (value("Promise:")?, value("Breaks:")?);
+        let test = value("Test:").unwrap_or_else(|_| TESTS[0].to_owned());
+        let Some(test) = TESTS.into_iter().find(|known| *known == test) else {
+            bail!("fault `{name}` names the test `{test}`, which is none of {TESTS:?}");
+        };
         let files: Vec<&str> = text
             .lines()
             .filter_map(|line| line.strip_prefix("+++ b/"))
@@ -121,7 +131,7 @@ impl Fault {
         if let Some(file) = files.iter().find(|file| !file.starts_with("src/engine")) {
             bail!("fault `{name}` changes `{file}`, which is outside of src/engine");
         }
-        Ok(Self { name, promise, breaks, path: path.to_owned() })
+        Ok(Self { name, promise, breaks, test, path: path.to_owned() })
     }
 }
 
@@ -188,20 +198,20 @@ impl Yard {
         if !applied.status.success() {
             return Ok(Outcome::DoesNotApply(applied.output));
         }
-        let outcome = self.simulate();
+        let outcome = self.play(fault.test);
         tree::copy(&self.root, &self.copy)?;
         outcome
     }
 
-    fn simulate(&self) -> Result<Outcome> {
-        let built = self.record(self.cargo(Command::new("cargo")).arg("--no-run"))?;
+    fn play(&self, test: &str) -> Result<Outcome> {
+        let built = self.record(self.cargo(Command::new("cargo"), test).arg("--no-run"))?;
         if !built.status.success() {
             return Ok(Outcome::DoesNotCompile(tail(&built.output)));
         }
-        // A fault may make the simulator run for ever; that is not caught, and must not stop us.
+        // A fault may make the test run for ever; that is not caught, and must not stop us.
         let mut timeout = Command::new("timeout");
         timeout.args([HANG_SECONDS, "cargo"]);
-        let ran = self.record(self.cargo(timeout).args(["--", "--nocapture"]))?;
+        let ran = self.record(self.cargo(timeout, test).args(["--", "--nocapture"]))?;
         if ran.status.success() {
             return Ok(Outcome::Missed);
         }
@@ -211,10 +221,11 @@ impl Yard {
         })
     }
 
-    fn cargo(&self, mut command: Command) -> Command {
+    fn cargo(&self, mut command: Command, test: &str) -> Command {
         command
-            .args(["test", "--profile", "sim", "--test", "simulation"])
+            .args(["test", "--profile", "sim", "--test", test])
             .env("CARGO_TARGET_DIR", self.copy.with_file_name("target"))
+            .env("PLUGBUS_MODEL_CASES", self.seeds.to_string())
             .env("PLUGBUS_SIM_SEEDS", self.seeds.to_string());
         command
     }
@@ -242,8 +253,15 @@ const SEED_COUNT: u64 = 2000;
 const HANG_SECONDS: &str = "1200";
 const TAIL_COUNT: usize = 30;
 
-/// Every promise that the simulator checks needs a fault that breaks it.
-const PROMISES: [&str; 7] = ["P1", "P2", "P3", "P4", "P5", "P6", "P7"];
+/// The tests that can catch a fault; the first one does if the fault does not say.
+const TESTS: [&str; 2] = ["simulation", "supervision_model"];
+
+/// Every promise that the simulator checks needs a fault that breaks it, and every rule that the
+/// models of supervision check.
+const PROMISES: [&str; 18] = [
+    "P1", "P2", "P3", "P4", "P5", "P6", "P7", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9",
+    "S10", "S11",
+];
 
 #[cfg(test)]
 mod tests {
@@ -257,8 +275,13 @@ mod tests {
         let fault = Fault::parse(Path::new("xtask/faults/p3-order.patch"), text).unwrap();
         assert_eq!(fault.name, "p3-order");
         assert_eq!((fault.promise.as_str(), fault.breaks.as_str()), ("P3", "the order"));
+        assert_eq!(fault.test, "simulation");
 
         let path = Path::new("x.patch");
+        let with = |test: &str| text.replace("Breaks:", &format!("Test: {test}\nBreaks:"));
+        let other = Fault::parse(path, &with("supervision_model")).unwrap();
+        assert_eq!(other.test, "supervision_model");
+        assert!(Fault::parse(path, &with("no_such_test")).is_err());
         assert!(Fault::parse(path, &text.replace("Promise: P3\n", "")).is_err());
         assert!(Fault::parse(path, &text.replace("src/engine", "src/wire")).is_err());
         assert!(Fault::parse(path, "Promise: P3\nBreaks: nothing\n").is_err());

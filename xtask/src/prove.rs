@@ -17,9 +17,9 @@ use crate::{fuzz, machine, process, tree};
 pub(crate) const HELP: &str = "
 cargo xtask prove [--seeds N] [--fuzz-seconds N]
 
-Runs a million seeds of the simulator, kills 100 brokers and looks for what they leave, runs an
-hour of every fuzz target, and writes docs/proof.md. Smaller counts are recorded as such. The
-tree must be clean.
+Runs a million seeds of the simulator, 100000 cases of each model of supervision, kills 100
+brokers and looks for what they leave, runs an hour of every fuzz target, and writes
+docs/proof.md. Smaller counts are recorded as such. The tree must be clean.
 
   --seeds N          seeds of the simulator (1000000)
   --fuzz-seconds N   time for each fuzz target (3600)
@@ -76,6 +76,19 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
              --nocapture"
         ),
         seed: "none".to_owned(),
+        is_scaled_down: false,
+    });
+    let mut models = process::cargo();
+    models
+        .args(["test", "--profile", "sim", "--test", "supervision_model", "--", "--nocapture"])
+        .env("PLUGBUS_MODEL_CASES", MODEL_CASE_COUNT.to_string());
+    runs.push(Run {
+        command: models,
+        shown: format!(
+            "PLUGBUS_MODEL_CASES={MODEL_CASE_COUNT} \
+             cargo test --profile sim --test supervision_model -- --nocapture"
+        ),
+        seed: format!("1–{MODEL_CASE_COUNT}"),
         is_scaled_down: false,
     });
     let is_guided = fuzz::has_cargo_fuzz();
@@ -158,6 +171,7 @@ fn clean_commit(root: &Path) -> Result<String> {
 
 const RECORD: &str = "docs/proof.md";
 const SEED_COUNT: u64 = 1_000_000;
+const MODEL_CASE_COUNT: u64 = 100_000;
 const FUZZ_SECONDS: u64 = 3600;
 const BROKERS_KILLED: u32 = 100;
 
