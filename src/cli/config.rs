@@ -18,7 +18,12 @@
 //! [plugins.index]             # … but for those that require each other
 //! manifest = "index"          # a plugin.toml, or the folder of one
 //! requires = { plugins = { extract = "*" } }
+//!
+//! [discover]                  # folders of plugins; `[plugins.ID]` adds to what is found there
+//! dirs = ["plugins"]
 //! ```
+//!
+//! A folder of plugins is as good as such a file.
 //!
 //! Paths are relative to the file; a plugin runs in the file's directory, or that of its manifest,
 //! unless `dir` names another. What a table says goes before what the manifest says. A key that
@@ -30,14 +35,17 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::host::dependencies::{self, DependencyErrors};
+use crate::host::discovery::{DiscoveryError, discover};
 use crate::host::document::{self, Entry, Problem};
+use crate::host::environment::{Environments, PrepareError};
 use crate::host::manifest::{Run, check_one_way, read_text};
-use crate::host::{Manifest, ManifestError, PluginSpec, RuntimeError, Runtimes};
+use crate::host::{Manifest, ManifestError, PluginSpec, Runtimes};
 use crate::id::PluginId;
 use crate::limit::{Limits, SETTINGS};
 
 /// What `plugbus.toml` says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) socket: Option<PathBuf>,
@@ -51,12 +59,22 @@ pub(crate) struct Config {
 pub(crate) enum ConfigError {
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("there is no plugbus.toml in {}", .0.display())]
+    #[error("there is no plugbus.toml in {}, and no plugin", .0.display())]
     Missing(PathBuf),
     #[error("{}:{line}: {message}", path.display())]
     Wrong { path: PathBuf, line: usize, message: String },
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error("{}", lines(.0))]
+    Discovery(Vec<DiscoveryError>),
+    #[error(transparent)]
+    Dependencies(#[from] DependencyErrors),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+}
+
+fn lines(errors: &[DiscoveryError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl Config {
@@ -74,15 +92,30 @@ impl Config {
             Err(ManifestError::Unreadable { source, .. })
                 if is_directory && source.kind() == io::ErrorKind::NotFound =>
             {
-                Err(ConfigError::Missing(target))
+                Self::of_folder(&target)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What it takes to start the plugins, in their order.
-    pub(crate) fn specs(&self) -> Result<Vec<PluginSpec>, RuntimeError> {
-        self.plugins.iter().map(|plugin| plugin.to_spec(&self.runtimes)).collect()
+    /// What it takes to start the plugins: each after those that it requires, and otherwise in the
+    /// order of the file. Blocks while packages are installed.
+    pub(crate) fn specs(&self) -> Result<Vec<PluginSpec>, ConfigError> {
+        let order = dependencies::order(&self.plugins)?;
+        let environments = Environments::of_user();
+        let find = |id: &PluginId| self.plugins.iter().find(|plugin| plugin.id == *id);
+        let plugins = order.sequence.iter().filter_map(find);
+        let specs = plugins.map(|plugin| environments.prepare(plugin, &self.runtimes));
+        Ok(specs.collect::<Result<_, _>>()?)
+    }
+
+    /// A folder of plugins without a configuration.
+    fn of_folder(folder: &Path) -> Result<Self, ConfigError> {
+        let plugins = discovered(folder)?;
+        if plugins.is_empty() {
+            return Err(ConfigError::Missing(folder.to_owned()));
+        }
+        Ok(Self { plugins, ..Self::default() })
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
@@ -92,15 +125,25 @@ impl Config {
                 line: problem.line(text),
                 message: problem.message,
             },
-            Fault::Manifest(error) => error.into(),
+            Fault::Elsewhere(error) => error,
         })
+    }
+}
+
+/// All plugins of a folder. One that is wrong is an error: whoever starts them wants all of them.
+fn discovered(folder: &Path) -> Result<Vec<Manifest>, ConfigError> {
+    let found = discover(folder).map_err(|error| ConfigError::Discovery(vec![error]))?;
+    if found.problems.is_empty() {
+        Ok(found.manifests)
+    } else {
+        Err(ConfigError::Discovery(found.problems))
     }
 }
 
 /// What is wrong in this file, or in one that it names.
 enum Fault {
     Problem(Problem),
-    Manifest(ManifestError),
+    Elsewhere(ConfigError),
 }
 
 impl From<Problem> for Fault {
@@ -111,32 +154,63 @@ impl From<Problem> for Fault {
 
 impl From<ManifestError> for Fault {
     fn from(error: ManifestError) -> Self {
-        Self::Manifest(error)
+        Self::Elsewhere(error.into())
     }
 }
 
 fn read_document(text: &str, path: &Path) -> Result<Config, Fault> {
     let base = path.parent().unwrap_or_else(|| Path::new("/"));
-    let mut config = Config {
-        name: None,
-        socket: None,
-        limits: Limits::default(),
-        runtimes: Runtimes::default(),
-        plugins: Vec::new(),
-    };
-    for entry in document::parse_toml(text)? {
+    let mut config = Config::default();
+    let entries = document::parse_toml(text)?;
+    // What is found comes first, wherever the file names it: `[plugins.ID]` may add to it.
+    let mut found = Vec::new();
+    if let Some(discover) = entries.iter().find(|entry| entry.key == "discover") {
+        found = read_discover(discover, base)?;
+    }
+    for entry in &entries {
         match entry.key.as_str() {
-            "broker" => read_broker(&mut config, &entry, base)?,
-            "runtimes" => read_runtimes(&mut config.runtimes, &entry)?,
+            "broker" => read_broker(&mut config, entry, base)?,
+            "runtimes" => read_runtimes(&mut config.runtimes, entry)?,
+            "discover" => (),
             "plugins" => {
                 for plugin in entry.table()? {
-                    config.plugins.push(read_plugin(plugin, path, base)?);
+                    let position =
+                        found.iter().position(|it: &Manifest| it.id.as_str() == plugin.key);
+                    let found = position.map(|position| found.remove(position));
+                    config.plugins.push(read_plugin(plugin, found, path, base)?);
                 }
             }
-            _ => return Err(entry.unknown("this file", &["broker", "runtimes", "plugins"]).into()),
+            _ => {
+                let keys = ["broker", "runtimes", "discover", "plugins"];
+                return Err(entry.unknown("this file", &keys).into());
+            }
         }
     }
+    config.plugins.append(&mut found);
     Ok(config)
+}
+
+fn read_discover(discover: &Entry, base: &Path) -> Result<Vec<Manifest>, Fault> {
+    let mut found: Vec<Manifest> = Vec::new();
+    for entry in discover.table()? {
+        if entry.key != "dirs" {
+            return Err(entry.unknown("[discover]", &["dirs"]).into());
+        }
+        for dir in entry.strings("[\"plugins\"]")? {
+            for plugin in discovered(&base.join(dir)).map_err(Fault::Elsewhere)? {
+                if let Some(first) = found.iter().find(|first| first.id == plugin.id) {
+                    let twice = DiscoveryError::Twice {
+                        id: plugin.id,
+                        first: first.path.clone(),
+                        second: plugin.path,
+                    };
+                    return Err(Fault::Elsewhere(ConfigError::Discovery(vec![twice])));
+                }
+                found.push(plugin);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn read_broker(config: &mut Config, broker: &Entry, base: &Path) -> Result<(), Problem> {
@@ -196,12 +270,18 @@ fn read_runtimes(runtimes: &mut Runtimes, entry: &Entry) -> Result<(), Problem> 
     Ok(())
 }
 
-fn read_plugin(plugin: &Entry, path: &Path, base: &Path) -> Result<Manifest, Fault> {
+/// `found` is the plugin of this name in the folders that were scanned.
+fn read_plugin(
+    plugin: &Entry,
+    found: Option<Manifest>,
+    path: &Path,
+    base: &Path,
+) -> Result<Manifest, Fault> {
     let id = PluginId::parse(&plugin.key).map_err(|fault| plugin.wrong_key(fault.message))?;
     let entries = plugin.table()?;
     let mut manifest = match entries.iter().find(|entry| entry.key == "manifest") {
         Some(entry) => Manifest { id, ..Manifest::load(&base.join(entry.string()?))? },
-        None => Manifest::new(id, path),
+        None => found.unwrap_or_else(|| Manifest::new(id, path)),
     };
     check_one_way(entries)?;
     let place = format!("plugins.{}", plugin.key);
@@ -277,7 +357,11 @@ mod tests {
     fn errors_name_the_line_and_what_would_be_right() {
         let cases: &[(&str, usize, &str)] = &[
             ("[brocker]", 1, "unknown key `brocker` in this file; did you mean `broker`?"),
-            ("[server]", 1, "unknown key `server` in this file; it has broker, runtimes, plugins"),
+            (
+                "[server]",
+                1,
+                "unknown key `server` in this file; it has broker, runtimes, discover, plugins",
+            ),
             ("[broker]\nsoket = 1", 2, "unknown key `soket` in [broker]; did you mean `socket`?"),
             ("[broker]\nname = 7", 2, "`name` must be a string"),
             ("[broker]\nname = \"../x\"", 2, "not a valid broker name"),
@@ -330,6 +414,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let error = Config::read(place.path()).unwrap_err().to_string();
         assert!(error.starts_with("there is no plugbus.toml in /"), "{error}");
+        assert!(error.ends_with(", and no plugin"), "{error}");
         let missing = place.path().join("none");
         let error = Config::read(&missing).unwrap_err().to_string();
         assert!(error.starts_with(missing.to_str().unwrap()), "{error}");
@@ -354,6 +439,7 @@ mod tests {
         assert_eq!(earth.version.as_ref().map(ToString::to_string).as_deref(), Some("1.2.0"));
         assert_eq!(earth.limits.memory.map(|size| size.to_string()).as_deref(), Some("2M"));
         assert_eq!(earth.limits.fds, Some(64));
+        fs::write(place.path().join("geo/geo.py"), "").unwrap();
         let spec = &config.specs().unwrap()[0];
         let entry = place.path().join("geo/geo.py");
         assert_eq!(spec.command_line(), ["python9".as_ref(), entry.as_os_str()]);
@@ -364,5 +450,52 @@ mod tests {
         fs::write(place.path().join("geo/plugin.toml"), "manifest = 1\nid = 1").unwrap();
         let error = Config::read(place.path()).unwrap_err().to_string();
         assert!(error.contains("geo/plugin.toml:2: `id` must be a string"), "{error}");
+    }
+
+    #[test]
+    fn plugins_are_found_and_start_after_what_they_require() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = place.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let manifest = |id: &str, requires: &str| {
+            format!(
+                "manifest = 1\nid = '{id}'\nrun.command = ['{id}']\n\
+                 requires.plugins = {{ {requires} }}\n"
+            )
+        };
+        write("plugins/app/plugin.toml", &manifest("app", "geo = '*', log = '*'"));
+        write("plugins/geo/plugin.toml", &manifest("geo", ""));
+        let ids = |config: &Config| -> Vec<String> {
+            config.specs().unwrap().iter().map(|spec| spec.id().to_owned()).collect()
+        };
+
+        // Without a file of ours, a plugin that is required is missing.
+        let folder = Config::read(&place.path().join("plugins")).unwrap();
+        let error = folder.specs().unwrap_err().to_string();
+        assert_eq!(error, "plugin `app` requires `log`, which is not there");
+
+        // The file adds one, and something to another.
+        write(
+            FILE_NAME,
+            "[plugins.log]\ncommand = ['log']\n[plugins.geo]\nargs = ['--fast']\n\
+             [discover]\ndirs = ['plugins']\n",
+        );
+        let config = Config::read(place.path()).unwrap();
+        assert_eq!(ids(&config), ["log", "geo", "app"]);
+        assert_eq!(config.specs().unwrap()[1].command_line(), ["geo", "--fast"]);
+
+        write("more/geo/plugin.toml", &manifest("geo", ""));
+        write(FILE_NAME, "[discover]\ndirs = ['plugins', 'more']\n");
+        let error = Config::read(place.path()).unwrap_err().to_string();
+        assert!(error.contains("plugin `geo` is in "), "{error}");
+        write("plugins/geo/plugin.toml", "manifest = 1");
+        let error = Config::read(place.path()).unwrap_err().to_string();
+        assert!(error.contains("plugins/geo/plugin.toml:1: the plugin's name is"), "{error}");
+        write(FILE_NAME, "[discover]\ndir = 'plugins'\n");
+        let error = Config::read(place.path()).unwrap_err().to_string();
+        assert!(error.contains("in [discover]; did you mean `dirs`?"), "{error}");
     }
 }

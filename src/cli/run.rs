@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Context;
+use super::config::Config;
 use super::failure::{Failure, Result, Status};
 use super::python;
-use super::sdk::Sdk;
 use super::serve::{self, Served};
-use crate::host::PluginSpec;
+use crate::host::Manifest;
 use crate::id::PluginId;
 use crate::limit::Limits;
 
-/// Starts a broker and a plugin for each file. The SDK for Python comes with this program; other
-/// files are executed as they are.
+/// Starts a broker and a plugin for each file. The SDK for Python comes with this program, and what
+/// the header of a Python file (PEP 723) names is installed; other files are executed as they are.
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
     /// Plugins; the id of each is its name without extension, with - for _
@@ -22,45 +22,52 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
-    let mut ids = BTreeMap::new();
-    for file in &args.files {
-        if let Some(other) = ids.insert(plugin_id(file)?, file) {
+    let plugins: Vec<_> = args.files.iter().map(|file| manifest(file)).collect::<Result<_>>()?;
+    let mut files = BTreeMap::new();
+    for (plugin, file) in plugins.iter().zip(&args.files) {
+        if let Some(other) = files.insert(&plugin.id, file) {
             return Err(Failure::usage(format_args!(
                 "{} and {} would both be plugin `{}`",
                 other.display(),
                 file.display(),
-                plugin_id(file)?
+                plugin.id
             )));
         }
     }
-    let sdk = match args.files.iter().any(|file| is_python(file)) {
-        true => {
-            python::require()?;
-            Some(Sdk::provide()?)
-        }
-        false => None,
-    };
-    let plugin = |file: &PathBuf| plugin(file, sdk.as_ref());
-    let plugins = args.files.iter().map(plugin).collect::<Result<_>>()?;
+    if args.files.iter().any(|file| is_python(file)) {
+        python::require()?;
+    }
+    let config = Config { plugins, ..Config::default() };
+    let (plugins, _sdk) = python::provide(config.specs().map_err(Failure::usage)?)?;
+    // As they would see it if the person had started them by hand.
+    let plugins = plugins.into_iter().map(|plugin| plugin.inherit_env(true)).collect();
     let served = Served { name: None, socket: None, limits: Limits::default(), plugins };
     serve::run(context, served).await
 }
 
-fn plugin(file: &Path, sdk: Option<&Sdk>) -> Result<PluginSpec> {
-    let id = plugin_id(file)?;
-    let file = std::path::absolute(file)
-        .map_err(|error| Failure::failed(format_args!("{}: {error}", file.display())))?;
-    if !file.exists() {
-        let message = format!("there is no file {}", file.display());
+/// What a file says of itself. One that is not Python says nothing.
+fn manifest(file: &Path) -> Result<Manifest> {
+    let failed = |error| Failure::failed(format_args!("{}: {error}", file.display()));
+    let path = std::path::absolute(file).map_err(failed)?;
+    if !path.exists() {
+        let message = format!("there is no file {}", path.display());
         return Err(Failure::new(Status::Usage, message));
     }
-    Ok(match sdk {
-        Some(sdk) if is_python(&file) => PluginSpec::command(id.as_str(), ["python3".into(), file])
-            .env("PYTHONPATH", python::search_path(sdk.path())),
-        _ => PluginSpec::command(id.as_str(), [file]),
+    let mut manifest = if is_python(&path) {
+        Manifest::load(&path).map_err(Failure::usage)?
+    } else {
+        let mut manifest = Manifest::new(plugin_id(&path)?, &path);
+        manifest.run.command = vec![path.to_str().ok_or_else(|| not_utf8(&path))?.to_owned()];
+        manifest
+    };
+    if manifest.run.dir.is_none() {
+        manifest.run.dir = Some(std::env::current_dir().map_err(failed)?);
     }
-    // As it would see it if the person had started it by hand.
-    .inherit_env(true))
+    Ok(manifest)
+}
+
+fn not_utf8(path: &Path) -> Failure {
+    Failure::usage(format_args!("{} is not UTF-8", path.display()))
 }
 
 fn is_python(file: &Path) -> bool {

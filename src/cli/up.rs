@@ -1,4 +1,4 @@
-//! `plugbus up`: the broker and the plugins of a `plugbus.toml`.
+//! `plugbus up`: the broker and the plugins of a `plugbus.toml` or a folder of plugins.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,12 @@ use super::python;
 use super::serve::{self, Served};
 use crate::limit::SETTINGS;
 
-/// Starts a broker and the plugins of a plugbus.toml, in its order, and stops them in the reverse
-/// order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
+/// Starts a broker and the plugins of a plugbus.toml, or of a folder of plugins, and stops them in
+/// the reverse order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(super) struct UpArgs {
-    /// A directory with a plugbus.toml, or such a file
+    /// A directory with a plugbus.toml or with plugins, or such a file
     #[arg(default_value = ".", value_name = "DIR|FILE")]
     target: PathBuf,
 }
@@ -37,14 +37,22 @@ A plugbus.toml:
   socket = \"run/notes.sock\"   # or anywhere else
   limits = { sessions = 1000, heartbeat_ms = 15000 }
 
-  [plugins.extract]           # plugins start in the order of the file
+  [plugins.extract]           # plugins start in the order of the file …
   command = [\"python3\", \"extract.py\"]
   dir = \"extract\"             # where it runs; else the directory of the file
   env = { LANG = \"C\" }
   pass_env = [\"API_TOKEN\"]    # variables it may see, beside PATH, HOME and their like
 
-Paths are relative to the file. Where the program is python3, the SDK for Python that comes with
-plugbus is first on its path, unless `env` sets PYTHONPATH; where it is plugbus, it is this one.";
+  [plugins.index]             # … but each after those that it requires
+  manifest = \"index\"          # a plugin.toml, or the folder of one
+  limits = { memory = \"1G\" }  # any table of a plugin.toml goes before the manifest
+
+  [discover]
+  dirs = [\"plugins\"]          # folders whose plugins are found by themselves
+
+docs/manifest.md explains plugin.toml, [runtimes] and what Python plugins need. Paths are relative
+to the file. Where the program is python3, the SDK for Python that comes with plugbus is first on
+its path, unless `env` sets PYTHONPATH; where it is plugbus, it is this one.";
 
 pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
     let config = Config::read(&args.target).map_err(|error| {

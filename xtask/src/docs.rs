@@ -3,6 +3,9 @@
 //! The README shows what `plugbus demo` prints. That transcript stands between the comments
 //! `<!-- demo -->` and `<!-- /demo -->`, as one `console` block whose first line is the command;
 //! this command replaces the lines below it. `cargo xtask test` compares them with a run.
+//!
+//! The JSON Schema of `plugin.toml` is generated from the types that read it: a test makes and
+//! compares it, and writes it with `PLUGBUS_BLESS=1`.
 
 use std::fs;
 use std::path::Path;
@@ -14,15 +17,22 @@ use crate::args::Args;
 use crate::{process, tree};
 
 pub(crate) const HELP: &str = "
-cargo xtask docs
+cargo xtask docs [--schema]
 
-Builds the API documentation with every warning an error, and writes the transcript of
-`plugbus demo` into README.md, between <!-- demo --> and <!-- /demo -->.
+Builds the API documentation with every warning an error, writes docs/manifest.schema.json, and
+writes the transcript of `plugbus demo` into README.md, between <!-- demo --> and <!-- /demo -->.
+
+  --schema   only write the schema
 ";
 
 pub(crate) fn run(args: &mut Args) -> Result<ExitCode> {
+    let is_schema_only = args.flag("--schema");
     args.finish()?;
     let root = tree::root();
+    process::run(&mut schema_command(&root))?;
+    if is_schema_only {
+        return Ok(ExitCode::SUCCESS);
+    }
     process::run(&mut api_command(&root))?;
 
     let readme = root.join("README.md");
@@ -40,6 +50,16 @@ pub(crate) fn run(args: &mut Args) -> Result<ExitCode> {
         println!("wrote the transcript in README.md");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn schema_command(root: &Path) -> Command {
+    let mut command = process::cargo();
+    command
+        .current_dir(root)
+        .args(["test", "--quiet", "--package=plugbus", "--lib"])
+        .arg("the_published_schema_is_that_of_the_types")
+        .env("PLUGBUS_BLESS", "1");
+    command
 }
 
 pub(crate) fn api_command(root: &Path) -> Command {

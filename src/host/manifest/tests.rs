@@ -346,6 +346,80 @@ fn the_schema_has_the_keys_that_are_read() {
     assert_eq!(schema["required"], json!(["manifest", "id", "run"]));
 }
 
+/// The published schema is written by this test when PLUGBUS_BLESS is set, and otherwise compared.
+#[test]
+fn the_published_schema_is_that_of_the_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/manifest.schema.json");
+    let made = serde_json::to_string_pretty(&Manifest::schema()).unwrap() + "\n";
+    if std::env::var_os("PLUGBUS_BLESS").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    let published = fs::read_to_string(&path).unwrap_or_default();
+    assert!(published == made, "{} is stale: run `cargo xtask docs --schema`", path.display());
+}
+
+#[test]
+fn the_examples_of_the_page_are_right() {
+    let manifest = Manifest::parse(block("toml", "\n[run]\n"), Path::new("/app/plugin.toml"));
+    let manifest = manifest.unwrap();
+    assert_eq!(manifest.id.as_str(), "weather");
+    let script = block("python", "# /// script\n");
+    let script = Manifest::parse_script(script, Path::new("/app/weather.py")).unwrap();
+    assert_eq!(script.requires.packages.python, ["requests >= 2"]);
+    assert_eq!(script.lifecycle.idle_sleep, Some(Duration::from_secs(300)));
+}
+
+/// Every key is in the example, and so in the page.
+#[test]
+fn the_example_of_the_page_has_every_key() {
+    let example = document::parse_toml(block("toml", "\n[run]\n")).unwrap();
+    let example = Value::from(entries_to_json(&example));
+    let schema = Manifest::schema();
+    let tables = [
+        ("", schema["properties"].clone()),
+        ("/run", schema["$defs"]["Run"]["properties"].clone()),
+        ("/requires", schema["$defs"]["Requires"]["properties"].clone()),
+        ("/limits", schema["$defs"]["Limits"]["properties"].clone()),
+        ("/lifecycle", schema["$defs"]["Lifecycle"]["properties"].clone()),
+        ("/lifecycle/backoff", schema["$defs"]["Backoff"]["properties"].clone()),
+        ("/lifecycle/intensity", schema["$defs"]["Intensity"]["properties"].clone()),
+        ("/lifecycle/health", schema["$defs"]["Health"]["properties"].clone()),
+        ("/lifecycle/alerts", schema["$defs"]["Alerts"]["properties"].clone()),
+    ];
+    for (place, properties) in tables {
+        for key in properties.as_object().unwrap().keys() {
+            let is_other_way = place == "/run" && key == "command";
+            let is_shown = example.pointer(place).unwrap().get(key).is_some();
+            assert!(is_shown || is_other_way, "{place}/{key} is not in docs/manifest.md");
+        }
+    }
+}
+
+/// The page says of every field of LogoMesh's what becomes of it.
+#[test]
+fn the_page_has_every_field_of_logomesh() {
+    let table = PAGE.split("## LogoMesh manifest 2.0").nth(1).unwrap();
+    let mut paths = Vec::new();
+    collect_paths(&serde_json::from_str(LOGOMESH).unwrap(), String::new(), &mut paths);
+    for path in paths {
+        let name = path.rsplit('/').next().unwrap();
+        let forms =
+            [format!("`{name}`"), format!("`{name}."), format!(".{name}`"), format!(".{name}.")];
+        let is_there = forms.iter().any(|form| table.contains(form));
+        assert!(is_there, "{path} is not in docs/manifest.md");
+    }
+}
+
+const PAGE: &str = include_str!("../../../docs/manifest.md");
+
+/// The block of the page in a language that has something in it.
+fn block(language: &str, content: &str) -> &'static str {
+    let fence = format!("```{language}\n");
+    let blocks = PAGE.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut found = blocks.filter(|block| block.contains(content));
+    found.next().expect("the page has such a block")
+}
+
 fn properties(schema: &Value) -> Vec<String> {
     sorted(
         &schema["properties"].as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>(),
