@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -283,23 +284,18 @@ impl Runner {
         let working = self.work.begin();
         let reply =
             Reply { link: link.clone(), call, calls: Rc::clone(&self.calls), working, sent: false };
-        let task = spawn_local(async move {
-            let first = std::future::poll_fn(|cx| {
-                Poll::Ready(match handling.as_mut().poll(cx) {
-                    Poll::Ready(result) => Some(result),
-                    Poll::Pending => None,
-                })
-            });
-            let result = match first.await {
-                Some(result) => result,
-                None => {
-                    // Only a handler that takes longer than a moment is worth a frame.
-                    reply.link.tell(|peer, now| peer.started(call, now));
-                    handling.await
-                }
-            };
-            reply.send(result);
-        });
+        // Most handlers do not wait for anything. Those are through here, without a task.
+        let mut unwoken = std::task::Context::from_waker(Waker::noop());
+        let first = AssertUnwindSafe(|| handling.as_mut().poll(&mut unwoken));
+        match std::panic::catch_unwind(first) {
+            Ok(Poll::Ready(result)) => return reply.send(result),
+            Ok(Poll::Pending) => (),
+            Err(_told_by_the_hook) => return drop(reply),
+        }
+        // Only a handler that takes longer than a moment is worth a frame. Its task polls it at
+        // once, so that what it waits for knows whom to wake.
+        link.tell(|peer, now| peer.started(call, now));
+        let task = spawn_local(async move { reply.send(handling.await) });
         self.calls.borrow_mut().insert(call, Running { task: task.abort_handle(), cancelled });
     }
 

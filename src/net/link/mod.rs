@@ -16,13 +16,12 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -85,6 +84,7 @@ impl Link {
         let now = clock::moment();
         let shared = Arc::new(Shared {
             stream: Socket::new(stream)?,
+            reading: Mutex::default(),
             state: Mutex::new(State {
                 peer: Peer::new(settings, now),
                 answers: HashMap::new(),
@@ -102,12 +102,7 @@ impl Link {
             closed: AtomicBool::new(false),
         });
         let link = Self { owner: Arc::new(Owner { shared: Arc::clone(&shared) }) };
-        let mut inbound = Inbound {
-            shared: Arc::clone(&shared),
-            last: Bytes::new(),
-            events: VecDeque::new(),
-            timer: None,
-        };
+        let mut inbound = Inbound::new(Arc::clone(&shared));
         shared.wake_writer.notify_one();
         tokio::spawn(shared.write_all());
         let welcome = tokio::time::timeout(limit::HANDSHAKE_TIMEOUT, inbound.handshake())
@@ -394,12 +389,13 @@ impl Link {
             state.timer_at = deadline;
             self.shared().wake_reader.notify_one();
         }
-        if state.answers.len() == 1 {
+        let is_alone = state.answers.len() == 1;
+        if is_alone {
             self.shared().appended_alone(state);
         } else {
             self.shared().appended(state);
         }
-        PendingCall { shared: Arc::clone(self.shared()), id, answer: Some(answer) }
+        PendingCall { shared: Arc::clone(self.shared()), id, answer: Some(answer), is_alone }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -412,12 +408,22 @@ struct PendingCall {
     shared: Arc<Shared>,
     id: u64,
     answer: Option<oneshot::Receiver<Result<Payload, Fault>>>,
+    /// No other waited when it was made, so that what comes next is likely its answer.
+    is_alone: bool,
 }
 
 impl PendingCall {
     async fn outcome(&mut self) -> Result<Payload, Fault> {
         let Some(answer) = &mut self.answer else { return Err(connection_lost()) };
-        let outcome = answer.await;
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut *answer => break outcome,
+                ready = self.shared.stream.readable(), if self.is_alone => {
+                    self.is_alone = ready.is_ok() && self.shared.read_for_answer();
+                }
+            }
+        };
         self.answer = None;
         outcome.unwrap_or_else(|_| Err(connection_lost()))
     }

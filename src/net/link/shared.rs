@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
+use super::inbound::Reading;
 use crate::error::Fault;
 use crate::id::RouteId;
 use crate::net::clock;
@@ -23,11 +24,13 @@ use crate::peer::{Moment, Payload, Peer, PeerEvent};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) stream: Socket,
+    pub(super) reading: Mutex<Reading>,
     pub(super) state: Mutex<State>,
     pub(super) writing: Mutex<Writing>,
     /// There is something to write, or the connection has ended.
     pub(super) wake_writer: Notify,
-    /// There is an earlier deadline than the reader knows.
+    /// There is an earlier deadline than the owner of the reading half knows, or something in its
+    /// queue.
     pub(super) wake_reader: Notify,
     /// Acknowledgements came, or output was written.
     pub(super) progress: Notify,

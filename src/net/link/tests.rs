@@ -100,6 +100,92 @@ async fn a_dropped_call_is_cancelled() {
     assert_eq!(broker.until(Kind::CANCEL).await.message_id, request.message_id);
 }
 
+/// Nobody else reads meanwhile. What came behind the answer is for the owner, when it reads again.
+#[tokio::test]
+async fn a_lone_call_reads_its_answer_itself() {
+    let (link, mut inbound, mut broker) = connected().await;
+    tokio::select! {
+        _ = broker.open(&link, RouteKind::Method, "a.b") => (),
+        () = read_on(&mut inbound) => unreachable!("the broker is there"),
+    }
+    let options = RequestOptions::default();
+    let (outcome, ()) = tokio::join!(link.call("a.b", b"", &options), async {
+        let request = broker.until(Kind::REQUEST).await;
+        let answer = FrameBuilder::new(Kind::RESPONSE).message_id(request.message_id);
+        let answer = answer.route(request.route).build(b"", b"yes");
+        let signal = FrameBuilder::new(Kind::SIGNAL);
+        let signal = signal.build(b"", &body::encode(&body::Signal::default()));
+        broker.stream.write_all(&[answer, signal].concat()).await.unwrap();
+    });
+    assert_eq!(&outcome.unwrap().body[..], b"yes");
+    let mut events = Vec::new();
+    inbound.receive(|event| events.push(event)).await.unwrap();
+    assert!(matches!(events[..], [PeerEvent::Signal(_)]), "{events:?}");
+}
+
+/// What stands before the answer is the owner's to see before the caller goes on.
+#[tokio::test]
+async fn a_lone_call_does_not_overtake_what_came_before_its_answer() {
+    let (link, mut inbound, mut broker) = connected().await;
+    tokio::select! {
+        _ = broker.open(&link, RouteKind::Method, "a.b") => (),
+        () = read_on(&mut inbound) => unreachable!("the broker is there"),
+    }
+    let options = RequestOptions::default();
+    let mut call = std::pin::pin!(link.call("a.b", b"", &options));
+    let answer = async {
+        let request = broker.until(Kind::REQUEST).await;
+        let answer = FrameBuilder::new(Kind::RESPONSE).message_id(request.message_id);
+        let answer = answer.route(request.route).build(b"", b"yes");
+        let signal = FrameBuilder::new(Kind::SIGNAL);
+        let signal = signal.build(b"", &body::encode(&body::Signal::default()));
+        broker.stream.write_all(&[signal, answer].concat()).await.unwrap();
+    };
+    tokio::select! {
+        biased;
+        outcome = &mut call => panic!("before the question is answered: {outcome:?}"),
+        () = answer => (),
+    }
+    let mut seen = false;
+    tokio::select! {
+        biased;
+        outcome = &mut call => panic!("before the signal is seen: {outcome:?}"),
+        received = inbound.receive(|event| seen = matches!(event, PeerEvent::Signal(_))) => {
+            received.unwrap();
+        }
+    }
+    assert!(seen);
+    assert_eq!(&call.await.unwrap().body[..], b"yes");
+}
+
+#[tokio::test]
+async fn what_a_lone_call_finds_broken_ends_the_connection_for_all() {
+    let (link, mut inbound, mut broker) = connected().await;
+    tokio::select! {
+        _ = broker.open(&link, RouteKind::Method, "a.b") => (),
+        () = read_on(&mut inbound) => unreachable!("the broker is there"),
+    }
+    let options = RequestOptions::default();
+    let mut call = std::pin::pin!(link.call("a.b", b"", &options));
+    let nonsense = async {
+        broker.until(Kind::REQUEST).await;
+        broker.stream.write_all(b"GET /").await.unwrap();
+    };
+    tokio::select! {
+        biased;
+        outcome = &mut call => panic!("the owner has not seen it: {outcome:?}"),
+        () = nonsense => (),
+    }
+    tokio::select! {
+        biased;
+        outcome = &mut call => panic!("the owner has not seen it: {outcome:?}"),
+        received = inbound.receive(drop) => {
+            assert!(matches!(received, Err(LinkError::Framing(_))), "{received:?}");
+        }
+    }
+    assert_eq!(call.await.unwrap_err().code, Code::ShuttingDown);
+}
+
 #[tokio::test]
 async fn a_refused_hello_is_an_error() {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -179,6 +265,9 @@ async fn connected() -> (Link, Inbound, Broker) {
 
 /// Reads until the end, as the owner of a connection does.
 async fn read(mut inbound: Inbound) {
-    let ignore = |event: PeerEvent| drop(event);
-    while inbound.receive(ignore).await.is_ok() {}
+    read_on(&mut inbound).await;
+}
+
+async fn read_on(inbound: &mut Inbound) {
+    while inbound.receive(drop).await.is_ok() {}
 }
