@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::error::Fault;
 use crate::limit::LimitError;
 use crate::net::ListenError;
+use crate::supervise::MailError;
 
 /// The host could not start or keep the broker: wrong configuration or a failing system.
 #[derive(Debug, Error)]
@@ -31,6 +32,9 @@ pub enum BrokerError {
     /// The broker has been shut down, or its thread has failed.
     #[error("the broker is not running")]
     NotRunning,
+    /// The broker failed while it did this, and has recovered. It may have been done or not.
+    #[error("the broker failed while it did this, and has recovered; look before trying again")]
+    Failed,
     /// A connection could not be handed to the broker.
     #[error("cannot take the connection of `{plugin}`")]
     Attach {
@@ -43,4 +47,13 @@ pub enum BrokerError {
     /// A name does not fit its grammar, or the broker refuses what was asked.
     #[error(transparent)]
     Refused(#[from] Fault),
+}
+
+impl From<MailError> for BrokerError {
+    fn from(error: MailError) -> Self {
+        match error {
+            MailError::Closed => Self::NotRunning,
+            MailError::Panicked | MailError::Stopped => Self::Failed,
+        }
+    }
 }

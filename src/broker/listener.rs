@@ -2,23 +2,36 @@
 //! the host has made itself.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use tokio::net::UnixStream;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::session::{Session, Shared};
 use crate::engine::Attachment;
 use crate::net::listen;
+use crate::supervise::{Shell, Supervised};
 
-/// Accepts until it is stopped; then the socket file goes.
+/// Accepts as long as it lives. The socket outlives it: an incarnation that follows goes on with
+/// the same one.
 pub(super) struct Listener {
-    socket: Option<listen::Listener>,
+    socket: Option<OwnedMutexGuard<Option<listen::Listener>>>,
     shared: Shared,
 }
 
+/// Where the socket lies between two incarnations. Whoever empties it removes the socket's file.
+pub(super) type SocketShelf = Arc<Mutex<Option<listen::Listener>>>;
+
 impl Listener {
-    pub(super) fn new(socket: Option<listen::Listener>, shared: Shared) -> Self {
-        Self { socket, shared }
+    /// The actor as a child of the broker's tree. It has no state that a panic could harm.
+    pub(super) fn shell(socket: SocketShelf, shared: Shared) -> Shell<Self> {
+        let take = move |_: &Supervised<Self>| {
+            let socket = Arc::clone(&socket).try_lock_owned();
+            let socket = socket.expect("an incarnation gives back the socket before the next one");
+            Self { socket: Some(socket), shared: shared.clone() }
+        };
+        Shell::new(take).heal(|_| true)
     }
 }
 
@@ -26,9 +39,10 @@ impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let Some(mut socket) = self.socket.take() else { return };
+        let mut socket = self.socket.take().expect("an actor starts once");
         let shared = self.shared.clone();
         let accept = async move {
+            let Some(socket) = &mut *socket else { return };
             loop {
                 let stream = socket.accept().await;
                 Session::new(stream, None, shared.clone()).start();
@@ -54,18 +68,5 @@ impl Handler<Attach> for Listener {
         let stream = UnixStream::from_std(mail.stream)?;
         Session::new(stream, Some(mail.attachment), self.shared.clone()).start();
         Ok(())
-    }
-}
-
-/// Host to listener: take no more connections.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct StopListening;
-
-impl Handler<StopListening> for Listener {
-    type Result = ();
-
-    fn handle(&mut self, _: StopListening, ctx: &mut Self::Context) {
-        ctx.stop();
     }
 }

@@ -8,8 +8,11 @@
 mod builder;
 mod dispatch;
 mod error;
+mod kept;
 mod listener;
 mod mail;
+#[cfg(test)]
+mod panic_tests;
 mod participant;
 mod router;
 mod session;
@@ -21,26 +24,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub use builder::BrokerBuilder;
 pub use error::BrokerError;
 pub use mail::{Call, Event, Message, Reply};
 pub use participant::{Participant, ParticipantBuilder};
 
-use self::listener::{Attach, Listener};
+use self::listener::Attach;
 use self::router::{
     AskInstances, AskPresence, AskStatus, Compare, PluginExited, Router, SetHold, SetPresence,
     StopPlugin, Switch, TellWanted,
 };
-use self::system::{Started, Stop};
+use self::system::{Actors, Started, Stop};
 use crate::engine::{Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference};
 use crate::error::Fault;
 use crate::id::PluginId;
 use crate::limit;
 use crate::net::clock;
+use crate::supervise::GroupHandle;
 
 /// A running broker.
 ///
@@ -55,9 +58,7 @@ struct Inner {
     name: String,
     socket: Option<std::path::PathBuf>,
     drain: Duration,
-    router: Addr<Router>,
-    listener: Addr<Listener>,
-    version: watch::Receiver<u64>,
+    actors: Actors,
     end: Mutex<Option<(oneshot::Sender<Stop>, oneshot::Receiver<()>)>>,
 }
 
@@ -73,9 +74,9 @@ impl Broker {
         drain: Duration,
         started: Started,
     ) -> Self {
-        let Started { router, listener, version, stop, ended } = started;
+        let Started { actors, stop, ended } = started;
         let end = Mutex::new(Some((stop, ended)));
-        Self { inner: Arc::new(Inner { name, socket, drain, router, listener, version, end }) }
+        Self { inner: Arc::new(Inner { name, socket, drain, actors, end }) }
     }
 
     /// Takes a connection that the host has made for one plugin, as one end of
@@ -100,9 +101,9 @@ impl Broker {
         attachment: Attachment,
     ) -> Result<(), BrokerError> {
         let name = attachment.plugin.as_str().to_owned();
-        let attached = self.inner.listener.send(Attach { stream, attachment }).await;
+        let attached = self.inner.actors.listener.send(Attach { stream, attachment }).await;
         attached
-            .map_err(|_gone| BrokerError::NotRunning)?
+            .map_err(BrokerError::from)?
             .map_err(|source| BrokerError::Attach { plugin: name, source })
     }
 
@@ -113,7 +114,7 @@ impl Broker {
     ///
     /// When the broker is not running.
     pub async fn wait_ready(&self, plugin: &PluginId) -> Result<(), BrokerError> {
-        let mut version = self.inner.version.clone();
+        let mut version = self.inner.actors.version.clone();
         loop {
             version.borrow_and_update();
             let presence = self.ask(AskPresence).await?;
@@ -130,7 +131,7 @@ impl Broker {
     ///
     /// When the broker is not running.
     pub async fn wait_gone(&self, plugin: &PluginId) -> Result<(), BrokerError> {
-        let mut version = self.inner.version.clone();
+        let mut version = self.inner.actors.version.clone();
         loop {
             version.borrow_and_update();
             if !self.ask(AskPresence).await?.plugins.contains_key(plugin) {
@@ -253,7 +254,7 @@ impl Broker {
         plugin: &PluginId,
         instance: u32,
     ) -> Result<(), BrokerError> {
-        let mut version = self.inner.version.clone();
+        let mut version = self.inner.actors.version.clone();
         loop {
             version.borrow_and_update();
             let instances = self.instances(plugin).await?;
@@ -291,6 +292,15 @@ impl Broker {
         Ok(self.ask(AskStatus).await?.0)
     }
 
+    /// The tree of the broker's actors: a router and a listener, each restarted with what comes
+    /// after it. A host adds groups of its own, such as its plugins, at the end: they run on the
+    /// broker's thread, are stopped before the broker's actors, and start over when those have lost
+    /// what they knew.
+    #[must_use]
+    pub fn tree(&self) -> GroupHandle {
+        self.inner.actors.tree.clone()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -319,7 +329,7 @@ impl Broker {
         &self,
         join: dispatch::Join,
     ) -> Result<Result<crate::net::link::Link, BrokerError>, BrokerError> {
-        self.inner.listener.send(join).await.map_err(|_gone| BrokerError::NotRunning)
+        self.inner.actors.listener.send(join).await.map_err(BrokerError::from)
     }
 
     async fn ask<M>(&self, mail: M) -> Result<M::Result, BrokerError>
@@ -329,7 +339,7 @@ impl Broker {
         Router: actix::Handler<M>,
         actix::Context<Router>: actix::dev::ToEnvelope<Router, M>,
     {
-        self.inner.router.send(mail).await.map_err(|_gone| BrokerError::NotRunning)
+        self.inner.actors.router.send(mail).await.map_err(BrokerError::from)
     }
 }
 

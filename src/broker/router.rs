@@ -1,8 +1,12 @@
 //! The router actor: a mailbox around [`engine::Router`].
 //!
 //! Only changes come here (hello, register, open, subscribe, the end of a session); messages go
-//! from a session's read task straight into outboxes. A session has at most one mail under way, so
-//! that the mailbox is bounded by the number of sessions.
+//! from a session's read task straight into outboxes.
+//!
+//! What the actor knows is [`Kept`], which outlives it: after a panic in any handler it is made
+//! again around the same state.
+//!
+//! The file is longer than most: it lists every mail; what becomes of it is decided in the engine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +16,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::kept::{self, Kept, Shelf, Taken};
 use crate::engine::{
     self, Attachment, Change, ChangeKind, Effects, InstanceInfo, PluginExit, Port,
     RegistrationDifference, RouterSettings, Wake,
@@ -19,46 +24,56 @@ use crate::engine::{
 use crate::error::Fault;
 use crate::id::{PluginId, SessionId};
 use crate::net::clock;
+use crate::supervise::{Shell, fuse};
 use crate::wire::body::Hello;
 
 /// States `running -> shutting down`, kept by the engine.
 pub(super) struct Router {
-    engine: engine::Router,
+    pub(super) kept: Taken,
     /// Counts what may interest those who wait: sessions, registrations, states.
     version: watch::Sender<u64>,
     rearm: Arc<Notify>,
-    /// Supervisors that want to know who has to be woken.
-    wakers: Vec<mpsc::Sender<PluginId>>,
 }
 
 impl Router {
-    pub(super) fn new(
+    /// The actor as a child of the broker's tree.
+    pub(super) fn shell(
         settings: RouterSettings,
         version: watch::Sender<u64>,
         rearm: Arc<Notify>,
-    ) -> Self {
-        let engine = engine::Router::new(settings, clock::now());
-        Self { engine, version, rearm, wakers: Vec::new() }
+    ) -> Shell<Self> {
+        let shelf = Kept::new(settings).shelve();
+        let checked = Arc::clone(&shelf);
+        Shell::new(move |_| Self::take(&shelf, version.clone(), Arc::clone(&rearm)))
+            .heal(move |_| checked.try_lock().is_ok_and(|kept| kept.is_sound()))
+    }
+
+    /// The next incarnation. Looks at what the last one left, unless there was none.
+    fn take(shelf: &Shelf, version: watch::Sender<u64>, rearm: Arc<Notify>) -> Self {
+        let kept = Arc::clone(shelf).try_lock_owned();
+        let mut kept = kept.expect("an incarnation gives back what it took before the next one");
+        if !kept.is_sound() {
+            kept.start_over();
+        }
+        Self { kept, version, rearm }
     }
 
     /// Ends a batch: every handler ends with this call.
     fn finish(&mut self, mut fx: Effects) {
-        let now = clock::now();
+        fuse::burn();
         loop {
             fx.finish();
             let changes = fx.take_changes();
             if changes.is_empty() {
                 break;
             }
-            for change in changes {
-                self.engine.handle_change(change, now, &mut fx);
-            }
+            self.kept.apply(changes, &mut fx);
         }
         if fx.take_deadline_moved() {
             self.rearm.notify_one();
         }
         for plugin in fx.take_wanted() {
-            self.wakers.retain(|waker| match waker.try_send(plugin.clone()) {
+            self.kept.wakers.retain(|waker| match waker.try_send(plugin.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Closed(_)) => false,
                 Err(TrySendError::Full(_)) => {
@@ -73,15 +88,17 @@ impl Router {
     fn announce_version(&self) {
         self.version.send_modify(|version| *version += 1);
     }
-
-    const MAILBOX_MAX: usize = 1_024;
 }
 
 impl Actor for Router {
     type Context = Context<Self>;
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(Self::MAILBOX_MAX);
+    fn started(&mut self, _ctx: &mut Self::Context) {
+        let mut fx = Effects::new();
+        self.kept.resume(&mut fx);
+        self.finish(fx);
+        self.announce_version();
+        self.rearm.notify_one();
     }
 }
 
@@ -99,11 +116,14 @@ impl Handler<Admit> for Router {
 
     fn handle(&mut self, mail: Admit, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
+        self.kept.begin_admission();
         let Admit { hello, attachment, waker } = mail;
         let now = clock::now();
-        let admitted = self.engine.handle_hello(&hello, attachment.as_ref(), waker, now, &mut fx);
+        let admitted =
+            self.kept.engine.handle_hello(&hello, attachment.as_ref(), waker, now, &mut fx);
         self.finish(fx);
         self.announce_version();
+        self.kept.end_admission(admitted.as_ref().ok().map(|port| port.session));
         admitted
     }
 }
@@ -113,27 +133,35 @@ impl Handler<Admit> for Router {
 #[rtype(result = "()")]
 pub(super) struct Apply(pub(super) Vec<Change>);
 
+/// A mail that is never handled still answers those who asked.
+impl Drop for Apply {
+    fn drop(&mut self) {
+        if !self.0.is_empty() {
+            kept::refuse(std::mem::take(&mut self.0));
+        }
+    }
+}
+
 impl Handler<Apply> for Router {
     type Result = ();
 
-    fn handle(&mut self, Apply(changes): Apply, _ctx: &mut Self::Context) {
+    fn handle(&mut self, mut mail: Apply, _ctx: &mut Self::Context) {
+        let changes = std::mem::take(&mut mail.0);
         let mut fx = Effects::new();
-        let now = clock::now();
-        let mut visible = false;
-        for change in changes {
-            visible |= matches!(
-                &change,
+        let is_visible = changes.iter().any(|change| {
+            matches!(
+                change,
                 Change::Asked {
                     kind: ChangeKind::Signal(_)
                         | ChangeKind::Register(_)
                         | ChangeKind::Unregister(_),
                     ..
                 }
-            );
-            self.engine.handle_change(change, now, &mut fx);
-        }
+            )
+        });
+        self.kept.apply(changes, &mut fx);
         self.finish(fx);
-        if visible {
+        if is_visible {
             self.announce_version();
         }
     }
@@ -152,7 +180,7 @@ impl Handler<SessionEnded> for Router {
 
     fn handle(&mut self, mail: SessionEnded, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.engine.handle_session_ended(mail.session, &mail.reason, clock::now(), &mut fx);
+        self.kept.end_session(mail.session, &mail.reason, &mut fx);
         self.finish(fx);
         self.announce_version();
         // Messages may have begun to wait for the receiver that has just gone.
@@ -170,7 +198,7 @@ impl Handler<Tick> for Router {
 
     fn handle(&mut self, _: Tick, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
-        let next = self.engine.handle_timeout(clock::now(), &mut fx);
+        let next = self.kept.engine.handle_timeout(clock::now(), &mut fx);
         self.finish(fx);
         next
     }
@@ -186,7 +214,7 @@ impl Handler<BeginShutdown> for Router {
 
     fn handle(&mut self, BeginShutdown(drain): BeginShutdown, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.engine.handle_shutdown(drain, clock::now(), &mut fx);
+        self.kept.engine.handle_shutdown(drain, clock::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -207,7 +235,7 @@ impl Handler<StopPlugin> for Router {
     fn handle(&mut self, mail: StopPlugin, _ctx: &mut Self::Context) -> bool {
         let mut fx = Effects::new();
         let StopPlugin { plugin, instance, drain } = mail;
-        let stopped = self.engine.handle_stop(&plugin, instance, drain, clock::now(), &mut fx);
+        let stopped = self.kept.engine.handle_stop(&plugin, instance, drain, clock::now(), &mut fx);
         self.finish(fx);
         stopped
     }
@@ -226,7 +254,7 @@ impl Handler<SetPresence> for Router {
 
     fn handle(&mut self, mail: SetPresence, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.engine.set_presence(&mail.plugin, mail.presence, clock::now(), &mut fx);
+        self.kept.engine.set_presence(&mail.plugin, mail.presence, clock::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -244,7 +272,7 @@ impl Handler<SetHold> for Router {
 
     fn handle(&mut self, SetHold { plugin, hold }: SetHold, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.engine.set_hold(&plugin, hold, clock::now(), &mut fx);
+        self.kept.engine.set_hold(&plugin, hold, clock::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -264,7 +292,7 @@ impl Handler<PluginExited> for Router {
     fn handle(&mut self, mail: PluginExited, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
         let PluginExited { plugin, instance, exit } = mail;
-        self.engine.handle_plugin_exit(&plugin, instance, exit, clock::now(), &mut fx);
+        self.kept.engine.handle_plugin_exit(&plugin, instance, exit, clock::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -283,7 +311,7 @@ impl Handler<Switch> for Router {
     fn handle(&mut self, mail: Switch, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
         let now = clock::now();
-        let switched = self.engine.handle_switch(&mail.plugin, mail.instance, now, &mut fx);
+        let switched = self.kept.engine.handle_switch(&mail.plugin, mail.instance, now, &mut fx);
         self.finish(fx);
         self.announce_version();
         switched
@@ -302,7 +330,7 @@ impl Handler<Compare> for Router {
     type Result = Option<RegistrationDifference>;
 
     fn handle(&mut self, mail: Compare, _ctx: &mut Self::Context) -> Self::Result {
-        self.engine.compare(&mail.plugin, mail.instance)
+        self.kept.engine.compare(&mail.plugin, mail.instance)
     }
 }
 
@@ -319,7 +347,7 @@ impl Handler<AskInstances> for Router {
         AskInstances(plugin): AskInstances,
         _ctx: &mut Self::Context,
     ) -> Self::Result {
-        self.engine.instances(&plugin)
+        self.kept.engine.instances(&plugin)
     }
 }
 
@@ -332,7 +360,7 @@ impl Handler<TellWanted> for Router {
     type Result = ();
 
     fn handle(&mut self, TellWanted(waker): TellWanted, _ctx: &mut Self::Context) {
-        self.wakers.push(waker);
+        self.kept.wakers.push(waker);
     }
 }
 
@@ -345,7 +373,7 @@ impl Handler<KillAll> for Router {
     type Result = usize;
 
     fn handle(&mut self, KillAll(reason): KillAll, _ctx: &mut Self::Context) -> usize {
-        let ports: Vec<Arc<Port>> = self.engine.ports().cloned().collect();
+        let ports: Vec<Arc<Port>> = self.kept.engine.ports().cloned().collect();
         for port in &ports {
             port.kill_quietly(reason);
         }
@@ -371,11 +399,12 @@ impl Handler<AskPresence> for Router {
 
     fn handle(&mut self, _: AskPresence, _ctx: &mut Self::Context) -> Presence {
         let plugins = self
+            .kept
             .engine
             .ports()
-            .map(|port| (port.plugin.clone(), self.engine.is_ready(&port.plugin)))
+            .map(|port| (port.plugin.clone(), self.kept.engine.is_ready(&port.plugin)))
             .collect();
-        Presence { sessions: self.engine.session_count(), plugins }
+        Presence { sessions: self.kept.engine.session_count(), plugins }
     }
 }
 
@@ -392,6 +421,6 @@ impl Handler<AskStatus> for Router {
     type Result = Status;
 
     fn handle(&mut self, _: AskStatus, _ctx: &mut Self::Context) -> Status {
-        Status(self.engine.status(clock::now()))
+        Status(self.kept.engine.status(clock::now()))
     }
 }

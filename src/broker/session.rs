@@ -3,9 +3,10 @@
 //! The traffic runs in a task beside the actor ([`net::traffic`](crate::net::traffic)); a panic
 //! there ends this session and no other. The actor is the one place that reports the end.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -15,9 +16,11 @@ use tokio::sync::Notify;
 use super::router::{Admit, Apply, Router, SessionEnded};
 use crate::engine::{self, Attachment, Change, Port};
 use crate::error::{Code, Fault, FrameError, Refusal};
+use crate::id::SessionId;
 use crate::limit::{self, Limits};
 use crate::net::socket::Socket;
 use crate::net::traffic::{self, Changes};
+use crate::supervise::{MailError, Supervised};
 
 /// One connection, from accept to its end.
 pub(super) struct Session {
@@ -31,10 +34,10 @@ pub(super) struct Session {
 /// What all sessions of one broker share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) router: Addr<Router>,
+    pub(super) router: Supervised<Router>,
     pub(super) rearm: Arc<Notify>,
     /// Connections that have not said hello.
-    pub(super) greeting: Rc<Cell<usize>>,
+    pub(super) greeting: Arc<AtomicUsize>,
     pub(super) limits: Arc<Limits>,
 }
 
@@ -75,7 +78,6 @@ impl Actor for Session {
         ctx.spawn(watch);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "one message for each session, so it is bounded")]
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         let Some(port) = self.port.get() else {
             log::debug!("a connection ended before its hello: {}", self.reason);
@@ -83,14 +85,26 @@ impl Actor for Session {
         };
         let reason = port.end().unwrap_or_else(|| self.reason.clone());
         log::info!("session {} of {} ends: {reason}", port.session, port.plugin);
-        self.shared.router.do_send(SessionEnded { session: port.session, reason });
+        actix::spawn(report_end(self.shared.router.clone(), port.session, reason));
+    }
+}
+
+/// The router has to hear of it, also when it fails just then. Hearing it twice does no harm.
+async fn report_end(router: Supervised<Router>, session: SessionId, reason: String) {
+    for _ in 0..END_REPORTS_MAX {
+        let ended = SessionEnded { session, reason: reason.clone() };
+        match router.send(ended).await {
+            Ok(()) | Err(MailError::Closed) => return,
+            Err(error) => log::warn!("the end of session {session} is reported again: {error}"),
+        }
     }
 }
 
 impl Changes for Shared {
     async fn apply(&self, changes: Vec<Change>) {
-        if self.router.send(Apply(changes)).await.is_err() {
-            log::error!("the router has gone");
+        // What was not decided is answered by the mail itself, or by the next incarnation.
+        if let Err(error) = self.router.send(Apply(changes)).await {
+            log::error!("a change was not decided: {error}");
         }
     }
 
@@ -181,7 +195,13 @@ async fn greet(
     };
     match shared.router.send(Admit { hello, attachment, waker }).await {
         Ok(admitted) => admitted.map_err(Refused::from),
-        Err(_gone) => Err(Fault::new(Code::ShuttingDown, "the broker is shutting down").into()),
+        Err(MailError::Closed) => {
+            Err(Fault::new(Code::ShuttingDown, "the broker is shutting down").into())
+        }
+        Err(_failed) => {
+            let text = "the broker failed while it let the peer in; connect again";
+            Err(Fault::new(Code::Internal, text).into())
+        }
     }
 }
 
@@ -192,32 +212,37 @@ impl From<Fault> for Refused {
 }
 
 /// A place among those that have not said hello.
-struct Greeting(Rc<Cell<usize>>);
+struct Greeting(Arc<AtomicUsize>);
 
 impl Greeting {
     fn enter(shared: &Shared) -> Result<Self, Refused> {
         let (places, max) = (&shared.greeting, shared.limits.handshakes_max);
-        if places.get() >= max {
+        // Relaxed, here and below: a figure that orders nothing.
+        let used = places.load(Ordering::Relaxed);
+        if used >= max {
             return Err(Fault::refused(&Refusal {
                 resource: "connections without a hello",
                 holder: "the broker",
-                used: places.get() as u64,
+                used: used as u64,
                 limit: max as u64,
                 blame: "peers that connect and say nothing",
                 retry_after_ms: 1_000,
             })
             .into());
         }
-        places.set(places.get() + 1);
-        Ok(Self(Rc::clone(places)))
+        places.fetch_add(1, Ordering::Relaxed);
+        Ok(Self(Arc::clone(places)))
     }
 }
 
 impl Drop for Greeting {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// How long a refused peer may take to read why.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A router that fails that often at one session is one that its group gives up.
+const END_REPORTS_MAX: usize = 8;

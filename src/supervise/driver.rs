@@ -208,8 +208,10 @@ impl Driver {
     fn end(&mut self, exit: Exit) {
         self.has_ended = true;
         self.core.ended.send_replace(Some(exit.clone()));
-        if let Some(parent) = self.parent.take() {
-            parent.exited(exit);
+        match self.parent.take() {
+            Some(parent) => parent.exited(exit),
+            // Nobody can start it again, so nobody needs its children and their mail any more.
+            None => self.core.drop_children(),
         }
     }
 }

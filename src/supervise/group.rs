@@ -21,8 +21,8 @@ use super::driver::Driver;
 use super::handle::GroupHandle;
 use super::incarnation::text_of;
 use crate::engine::supervise::{
-    self as engine, Answer, ChildId, ChildSpec, Command, Exit, Governor, GroupFlags, Refusal,
-    SpecError,
+    self as engine, Answer, ChildId, ChildSpec, Command, Exit, Governor, GroupFlags, Phase,
+    Refusal, SpecError,
 };
 use crate::limit;
 use crate::net::clock;
@@ -146,8 +146,18 @@ impl Group {
     /// Without an actix System on this thread, as every actor.
     pub fn start(self) -> GroupHandle {
         let handle = self.handle();
-        Driver::start(self.core, None);
+        Driver::start(Arc::clone(&self.core), None);
         handle
+    }
+}
+
+/// A child that its parent has forgotten: it has ended, and its own children are let go.
+impl Drop for Group {
+    fn drop(&mut self) {
+        let phase = self.core.state.lock().machine.phase();
+        if matches!(phase, Phase::New | Phase::Ended) {
+            self.core.drop_children();
+        }
     }
 }
 
@@ -259,6 +269,13 @@ impl Core {
         let decided = self
             .drive(state, |machine, now, governor| machine.handle_command(now, command, governor));
         decided.unwrap_or(Err(Refusal::Ending))
+    }
+
+    /// Lets the children of a group go that will not be started again.
+    pub(super) fn drop_children(&self) {
+        let slots = std::mem::take(&mut self.state.lock().slots);
+        // Dropped here, where the lock is not held: a child may do anything at its end.
+        drop(slots);
     }
 
     /// Gives the machine something to decide. `None` when it is broken; its task ends the group.

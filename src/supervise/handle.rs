@@ -145,20 +145,26 @@ impl GroupHandle {
     ///
     /// # Errors
     ///
-    /// When there is no such child, or no longer.
+    /// When there is no such child, or no longer, or the group has ended.
     pub async fn until(
         &self,
         id: &ChildId,
         mut wanted: impl FnMut(&ChildStatus) -> bool,
     ) -> Result<ChildStatus, Refusal> {
         let mut transitions = self.core.transitions.subscribe();
+        let mut ended = self.core.ended.subscribe();
         loop {
             let status = self.child(id).ok_or_else(|| Refusal::Unknown(id.clone()))?;
             if wanted(&status) {
                 return Ok(status);
             }
-            if let Err(broadcast::error::RecvError::Closed) = transitions.recv().await {
+            if self.phase() == Phase::Ended {
                 return Err(Refusal::Ending);
+            }
+            // Whatever comes, and however much of it was missed, is a reason to look again.
+            tokio::select! {
+                _ = transitions.recv() => (),
+                _ = ended.changed() => (),
             }
         }
     }

@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::front::Front;
+use super::fuse;
 use super::incarnation::Watch;
 
 /// Address of a supervised actor. It stays good while the actor is rebuilt; mail waits meanwhile.
@@ -200,6 +201,7 @@ where
         // A panic in the handler drops this, which tells the sender.
         let mut debt = Debt { answer: Some(answer), watch: watch.clone() };
         let (reply, mut replied) = oneshot::channel();
+        fuse::enter(std::any::type_name::<M>());
         actor.handle(message, ctx).handle(ctx, Some(reply));
         match replied.try_recv() {
             Ok(result) => debt.pay(result),

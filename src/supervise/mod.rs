@@ -55,6 +55,7 @@ compile_error!(
 mod child;
 mod driver;
 mod front;
+pub(crate) mod fuse;
 mod group;
 #[cfg(test)]
 mod group_tests;

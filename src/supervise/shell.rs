@@ -218,12 +218,15 @@ impl<A: Actor<Context = Context<A>>> Life<A> {
         if healed.len() >= HEALS_MAX {
             return false;
         }
-        healed.push_back(now);
         let asked = std::panic::AssertUnwindSafe(|| is_sound(panicked));
-        std::panic::catch_unwind(asked).unwrap_or_else(|payload| {
+        let is_healed = std::panic::catch_unwind(asked).unwrap_or_else(|payload| {
             log::error!("the check after it panicked: {}", incarnation::text_of(payload));
             false
-        })
+        });
+        if is_healed {
+            healed.push_back(now);
+        }
+        is_healed
     }
 }
 
