@@ -5,6 +5,7 @@ mod command;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use command::{HELLO, Outcome, Place, Serving};
 use plugbus::error::Code;
@@ -149,7 +150,7 @@ fn a_plugin_that_ends_is_reported_and_the_others_go_on() {
     let publisher = "import plugbus\nplugbus.connect().publish('end', None)\n";
     let place = Place::with(&[("hello.py", HELLO), ("brief.py", brief), ("publisher", publisher)]);
     let mut serving = place.serve(&["run", "brief.py", "hello.py"]);
-    let mut client = std::process::Command::new("python3");
+    let mut client = Command::new("python3");
     let status = client
         .arg(place.path().join("publisher"))
         .env("PYTHONPATH", sdk())
@@ -232,7 +233,7 @@ fn limits_of_the_file_are_the_brokers() {
 fn a_broker_without_descriptors_says_so_and_recovers() {
     let place = Place::with(&[("plugbus.toml", "")]);
     let plugbus = env!("CARGO_BIN_EXE_plugbus");
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command
         .args(["-c", &format!("ulimit -n 48; exec {plugbus} up --json")])
         .current_dir(place.path())
@@ -266,6 +267,70 @@ fn a_broker_without_descriptors_says_so_and_recovers() {
     };
     while !welcomed().unwrap_or(false) {}
 }
+
+#[test]
+fn a_folder_of_plugins_starts_in_the_order_of_what_they_require() {
+    let manifest = |id: &str, requires: &str| {
+        format!(
+            "manifest = 1\nid = '{id}'\nversion = '1.2.0'\nrun.entry = 'main.py'\n\
+             requires.plugins = {{ {requires} }}\n"
+        )
+    };
+    let place = Place::with(&[
+        ("plugins/ant/plugin.toml", &manifest("ant", "zebra = '^1.0'")),
+        ("plugins/ant/main.py", PLUGIN),
+        ("plugins/zebra/plugin.toml", &manifest("zebra", "")),
+        ("plugins/zebra/main.py", PLUGIN),
+    ]);
+    let serving = place.serve(&["up", "plugins"]);
+    serving.signal(Signal::TERM);
+    let (code, stopped) = serving.end("exited");
+    assert_eq!((code, stopped), (Some(0), vec!["ant".to_owned(), "zebra".to_owned()]));
+
+    let path = place.path().join("plugins/ant/plugin.toml");
+    fs::write(&path, manifest("ant", "zebra = '^2.0', giraffe = '*'")).unwrap();
+    place.run(&["up", "plugins"]).expect(
+        2,
+        &["`ant` requires `zebra` ^2.0, but it is 1.2.0", "requires `giraffe`, which is not there"],
+    );
+    fs::write(&path, manifest("ant", "") + "requires.tools = ['no-such-tool']").unwrap();
+    place.run(&["up", "plugins"]).expect(2, &["`no-such-tool` is required: there is no program"]);
+}
+
+#[test]
+fn a_python_file_finds_the_packages_that_its_header_names() {
+    let place = Place::with(&[("wheel.py", WHEEL)]);
+    let wheel = place.path().join("greeting-1.0-py3-none-any.whl");
+    let mut make = Command::new("python3");
+    make.arg("wheel.py").arg(&wheel).current_dir(place.path());
+    assert!(make.status().unwrap().success());
+    let plugin = format!(
+        "# /// script\n# requires-python = '>=3.9'\n\
+         # dependencies = ['greeting @ file://{}']\n# ///\n\
+         import greeting\nimport plugbus\nprint(greeting.WORD)\nplugbus.Plugin().run()\n",
+        wheel.display()
+    );
+    fs::write(place.path().join("polite.py"), plugin).unwrap();
+    let mut command = place.command(&["run", "polite.py", "--json"]);
+    let mut serving = Serving::start(command.env("PLUGBUS_OFFLINE", "1"));
+    assert_eq!(serving.wait_for("output")["line"], "hello");
+    serving.wait_for("serving");
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end("exited").0, Some(0));
+}
+
+/// Makes a package of one line, as `pip` wants it.
+const WHEEL: &str = r#"
+import sys, zipfile
+info = "greeting-1.0.dist-info/"
+with zipfile.ZipFile(sys.argv[1], "w") as wheel:
+    wheel.writestr("greeting.py", "WORD = 'hello'")
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+    wheel.writestr(
+        info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    wheel.writestr(info + "RECORD", "")
+"#;
 
 fn up(place: &Place) -> Serving {
     let mut command = place.command(&["up", "--json"]);
