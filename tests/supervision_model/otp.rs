@@ -252,6 +252,7 @@ impl Otp {
             Command::Stop(id) => {
                 let place = self.place(id.as_str()).expect("the case asks for it");
                 let kid = &mut self.kids[place];
+                kid.is_new = false;
                 kid.due = None;
                 kid.is_held = true;
                 kid.failures = 0;

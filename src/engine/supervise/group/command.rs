@@ -155,7 +155,9 @@ impl Group {
             if is_gone {
                 return Ok(Answer::Already(self.children[index].state));
             }
-            if self.children[index].state != State::Stopping {
+            // What is left may also be an incarnation that was replaced.
+            let state = self.children[index].state;
+            if state.is_running() && state != State::Stopping {
                 self.stop_child(index, Then::Rest, Cause::Command, governor);
             }
             Answer::Accepted

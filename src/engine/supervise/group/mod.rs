@@ -303,8 +303,12 @@ impl Group {
 
     /// Whether every dependency is there, and none of them is a circle.
     fn check_dependencies(&self) -> Result<(), SpecError> {
+        // One that is being removed will not be there.
+        let is_kept = |id: &ChildId| {
+            self.index(id).is_some_and(|place| self.children[place].then != Then::Remove)
+        };
         for child in &self.children {
-            if let Some(missing) = child.spec.after.iter().find(|id| self.index(id).is_none()) {
+            if let Some(missing) = child.spec.after.iter().find(|id| !is_kept(id)) {
                 return Err(SpecError::Missing(child.spec.id.clone(), missing.clone()));
             }
         }

@@ -644,6 +644,22 @@ fn a_stop_ends_both_of_a_replacement() {
     assert_eq!(driver.governor.starting(), 0);
 }
 
+/// The group is stopping, and only the incarnation that was replaced is left of the child.
+#[test]
+fn killing_a_child_of_which_only_a_replaced_incarnation_is_left_ends_it() {
+    let mut driver = up(GroupFlags::plugins(), vec![plugin("p")]);
+    let old = driver.group.child("p").unwrap().generation;
+    driver.command(Command::Replace("p".into())).unwrap();
+    driver.report_of("p", old + 1, Report::Ready);
+    driver.command(Command::ShutDown).unwrap();
+    driver.report_of("p", old + 1, Report::Exited(Exit::Stopped));
+    driver.log.clear();
+    assert_eq!(driver.command(Command::Kill("p".into())), Ok(Answer::Accepted));
+    driver.expect(&["kill p"]);
+    driver.report_of("p", old, Report::Exited(Exit::Signal { number: 9, core: false }));
+    driver.expect(&["ended: stopped as asked"]);
+}
+
 #[test]
 fn a_lazy_child_starts_on_demand_and_sleeps_when_idle() {
     let spec = ChildSpec { lazy: true, idle_sleep: Some(Duration::from_secs(60)), ..plugin("p") };
@@ -699,6 +715,18 @@ fn dependencies_start_first_and_stop_last() {
     driver.report("b", Report::Exited(Exit::Stopped));
     driver.report("c", Report::Exited(Exit::Stopped));
     driver.expect(&["stop a"]);
+}
+
+/// It would wait for nobody.
+#[test]
+fn nothing_starts_after_a_child_that_is_being_removed() {
+    let mut driver = up(GroupFlags::plugins(), vec![plugin("a"), plugin("b")]);
+    driver.command(Command::Remove("a".into())).unwrap();
+    let spec = ChildSpec { after: vec!["a".into()], ..plugin("b") };
+    assert_eq!(
+        driver.command(Command::Update(spec.into())),
+        Err(Refusal::Spec(SpecError::Missing("b".into(), "a".into())))
+    );
 }
 
 #[test]
