@@ -176,6 +176,10 @@ pub const LOG_FILES_OPEN_MAX: usize = 128;
 /// Log lines of all plugins that wait for the disk.
 pub const LOG_QUEUE_LINES_MAX: usize = 16_384;
 
+/// What is read of the output of a plugin that has ended: as much as a pipe can hold unless the
+/// administrator has raised that. More can only come from somebody else who writes to the pipe.
+pub const OUTPUT_REST_MAX: usize = 1 << 20;
+
 /// Plugin processes that wait to be started.
 pub const SPAWNS_MAX: usize = 1_024;
 

@@ -22,8 +22,8 @@ pub enum Stream {
     Stderr,
 }
 
-/// Hands every line to `sink` until the stream ends, or the process has ended and nothing more is
-/// waiting; descendants that left its group may hold the pipe open for ever.
+/// Hands every line to `sink` until the stream ends, or the process has ended and what it left in
+/// the pipe has been read. Somebody else may hold the pipe open for ever, and even write to it.
 pub(crate) async fn read_lines(
     pipe: OwnedFd,
     mut exit: watch::Receiver<Option<Exit>>,
@@ -31,25 +31,35 @@ pub(crate) async fn read_lines(
 ) -> io::Result<()> {
     let pipe = Receiver::from_owned_fd(pipe)?;
     let mut splitter = LineSplitter::default();
-    let mut ended = false;
-    let mut buffer = vec![0; limit::OUTPUT_LINE_MAX];
+    let mut has_ended = false;
+    let mut rest = limit::OUTPUT_REST_MAX;
+    // Kept only while there is something to read: most plugins are silent most of the time.
+    let mut buffer = Vec::new();
     loop {
+        has_ended |= exit.borrow().is_some();
+        buffer.resize(limit::OUTPUT_LINE_MAX, 0);
         match pipe.try_read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
                 splitter.push(&buffer[..count], &mut sink);
+                if has_ended {
+                    rest = rest.saturating_sub(count);
+                    if rest == 0 {
+                        break;
+                    }
+                }
                 // A plugin that prints without pause must not keep this thread to itself.
                 tokio::task::yield_now().await;
                 continue;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ended => break,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && has_ended => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = Vec::new(),
             Err(error) => return Err(error),
         }
         tokio::select! {
             ready = pipe.readable() => ready?,
             // An error means that nobody watches the process any more; its output ends here too.
-            _ = exit.wait_for(Option::is_some) => ended = true,
+            _ = exit.wait_for(Option::is_some) => has_ended = true,
         }
     }
     splitter.finish(&mut sink);

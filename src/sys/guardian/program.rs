@@ -81,7 +81,9 @@ impl Orders {
         }
         let argument = |index: usize| {
             // SAFETY: below `count`, which the caller vouches for.
-            unsafe { *arguments.add(index) }
+            let place = unsafe { arguments.add(index) };
+            // SAFETY: as above.
+            unsafe { *place }
         };
         let text = |index: usize| {
             // SAFETY: an argument ends with zero and is there for as long as the process.
@@ -454,8 +456,10 @@ fn limits(text: &[u8]) -> impl Iterator<Item = (c_int, Limit)> {
     text.split(|&byte| byte == b',').filter_map(move |item| {
         let mut parts = item.split(|&byte| byte == b'=');
         let resource = c_int::try_from(number(parts.next()?)?).ok()?;
-        let limit = Rlim::try_from(number(parts.next()?)?).unwrap_or(Rlim::MAX);
-        Some((resource, Limit { soft: limit, hard: limit }))
+        let soft = Rlim::try_from(number(parts.next()?)?).unwrap_or(Rlim::MAX);
+        // The kernel says why (SIGXCPU) only where there is a second between the two.
+        let hard = if resource == RLIMIT_CPU { soft.saturating_add(1) } else { soft };
+        Some((resource, Limit { soft, hard }))
     })
 }
 
@@ -497,8 +501,13 @@ extern "C" fn wake(_: c_int) {}
 
 fn signal_set(full: bool) -> SignalSet {
     let mut set = SignalSet { words: [0; 16] };
-    // SAFETY: the set is at least as large as the C library's.
-    unsafe { if full { sigfillset(&raw mut set) } else { sigemptyset(&raw mut set) } };
+    if full {
+        // SAFETY: the set is at least as large as the C library's.
+        unsafe { sigfillset(&raw mut set) };
+    } else {
+        // SAFETY: as above.
+        unsafe { sigemptyset(&raw mut set) };
+    }
     set
 }
 
@@ -605,6 +614,7 @@ const EPROTO: c_int = 71;
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_NAME: c_int = 15;
 const PR_SET_CHILD_SUBREAPER: c_int = 36;
+const RLIMIT_CPU: c_int = 0;
 const P_ALL: c_int = 0;
 const WNOHANG: c_int = 1;
 const WEXITED: c_int = 4;
