@@ -209,19 +209,32 @@ pub const RESTART_DELAY: Duration = Duration::from_secs(1);
 pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(16);
 
 /// A run so long is stable, by default: the restarts before it no longer count.
-pub const STABLE_RUN: Duration = Duration::from_secs(60);
+pub const STABLE_RUN: Duration = Duration::from_secs(10);
 
 /// More restarts within [`RESTART_WINDOW`] mean quarantine, by default.
-pub const RESTARTS_WITHIN: u32 = 5;
+pub const RESTARTS_WITHIN: u32 = 6;
 
 /// The window in which restarts are counted, by default.
 pub const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long a plugin that crashed too often is left alone before one trial, by default.
+pub const QUARANTINE: Duration = Duration::from_secs(30);
+
+/// The longest quarantine, by default.
+pub const QUARANTINE_MAX: Duration = Duration::from_secs(300);
+
+/// Restarts since the last stable run after which the next one disables a plugin, by default.
+pub const RESTARTS_MAX: u32 = 10;
 
 /// How often the health of a plugin is looked at, by default, and how long it may take to answer.
 pub const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Failed checks in a row after which a plugin hangs, by default.
 pub const HEALTH_MISSES: u32 = 3;
+
+/// Age of the oldest message without an answer at which somebody is told, by default. Longer than
+/// the deadline of a call.
+pub const HEALTH_OLDEST: Duration = Duration::from_secs(60);
 
 /// How long it must be quiet before a change in a folder of plugins is looked at. An editor that
 /// saves takes some milliseconds.

@@ -25,7 +25,7 @@ pub struct Health {
     #[schemars(extend("default" = 3))]
     pub misses: u32,
     /// Age of the oldest message that it has taken and not answered.
-    #[schemars(with = "Threshold<Time>", extend("default" = {"alert": "30s"}))]
+    #[schemars(with = "Threshold<Time>", extend("default" = {"alert": "1m"}))]
     pub oldest: Threshold<Duration>,
     /// Memory that it holds.
     pub memory: Threshold<ByteSize>,
@@ -45,7 +45,7 @@ impl Default for Health {
             interval: limit::HEALTH_INTERVAL,
             timeout: limit::HEALTH_INTERVAL,
             misses: limit::HEALTH_MISSES,
-            oldest: Threshold { alert: Some(limit::CALL_TIMEOUT), restart: None },
+            oldest: Threshold { alert: Some(limit::HEALTH_OLDEST), restart: None },
             memory: Threshold::default(),
             cpu: Threshold::default(),
             fds: Threshold::default(),

@@ -76,7 +76,8 @@ pub enum Restart {
     Temporary,
 }
 
-/// The delays between restarts: the first, then twice that, and so on.
+/// What follows on crashes: delays between restarts (the first, then twice that, and so on), and
+/// rest where they do not help.
 #[derive(Clone, Debug, Eq, JsonSchema, PartialEq)]
 #[schemars(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -88,8 +89,17 @@ pub struct Backoff {
     #[schemars(with = "Time", extend("default" = "16s"))]
     pub max: Duration,
     /// A run of this length is stable: its end is no longer held against the plugin.
-    #[schemars(with = "Time", extend("default" = "1m"))]
+    #[schemars(with = "Time", extend("default" = "10s"))]
     pub stable: Duration,
+    /// How long it is left alone when too many restarts came in a short time, before one trial.
+    #[schemars(with = "Time", extend("default" = "30s"))]
+    pub quarantine: Duration,
+    /// Each trial that fails doubles the quarantine, up to this.
+    #[schemars(with = "Time", extend("default" = "5m"))]
+    pub quarantine_max: Duration,
+    /// Restarts since the last stable run; the next one disables it until somebody starts it.
+    #[schemars(extend("default" = 10))]
+    pub disable_after: u32,
 }
 
 impl Default for Backoff {
@@ -98,6 +108,9 @@ impl Default for Backoff {
             first: limit::RESTART_DELAY,
             max: limit::RESTART_DELAY_MAX,
             stable: limit::STABLE_RUN,
+            quarantine: limit::QUARANTINE,
+            quarantine_max: limit::QUARANTINE_MAX,
+            disable_after: limit::RESTARTS_MAX,
         }
     }
 }
@@ -108,7 +121,7 @@ impl Default for Backoff {
 #[non_exhaustive]
 pub struct Intensity {
     /// Restarts.
-    #[schemars(extend("default" = 5))]
+    #[schemars(extend("default" = 6))]
     pub restarts: u32,
     /// The time.
     #[schemars(with = "Time", extend("default" = "1m"))]
@@ -193,20 +206,28 @@ impl Backoff {
                 "first" => self.first = Duration::read(entry)?,
                 "max" => self.max = Duration::read(entry)?,
                 "stable" => self.stable = Duration::read(entry)?,
+                "quarantine" => self.quarantine = Duration::read(entry)?,
+                "quarantine_max" => self.quarantine_max = Duration::read(entry)?,
+                "disable_after" => self.disable_after = read_count(entry)?,
                 _ => return Err(entry.unknown(&format!("[{place}]"), &Self::KEYS)),
             }
         }
-        if self.first > self.max {
-            let message = format!(
-                "`first` ({:?}) must not be longer than `max` ({:?})",
-                self.first, self.max
-            );
-            return Err(entry.wrong_key(message));
+        for (name, shorter, other, longer) in [
+            ("first", self.first, "max", self.max),
+            ("quarantine", self.quarantine, "quarantine_max", self.quarantine_max),
+        ] {
+            if shorter > longer {
+                let message = format!(
+                    "`{name}` ({shorter:?}) must not be longer than `{other}` ({longer:?})"
+                );
+                return Err(entry.wrong_key(message));
+            }
         }
         Ok(())
     }
 
-    pub(super) const KEYS: [&str; 3] = ["first", "max", "stable"];
+    pub(super) const KEYS: [&str; 6] =
+        ["first", "max", "stable", "quarantine", "quarantine_max", "disable_after"];
 }
 
 impl Intensity {

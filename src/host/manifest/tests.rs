@@ -44,6 +44,9 @@ fn every_key_of_a_complete_manifest_is_read() {
             first: Duration::from_millis(100),
             max: Duration::from_secs(8),
             stable: Duration::from_secs(30),
+            quarantine: Duration::from_secs(20),
+            quarantine_max: Duration::from_secs(60),
+            disable_after: 4,
         },
         intensity: Intensity { restarts: 3, within: Duration::from_secs(10) },
         health: Health {
@@ -106,6 +109,7 @@ fn errors_name_the_line_and_what_would_be_right() {
         ("[lifecycle]\nidle_sleep = '5 days'", 5, "no unit of time: use ms, s, m or h"),
         ("[lifecycle]\nidle_sleep = '0s'", 5, "above 0"),
         ("[lifecycle.backoff]\nfirst = '1m'", 4, "`first` (60s) must not be longer"),
+        ("[lifecycle.backoff]\nquarantine_max = '1s'", 4, "`quarantine` (30s) must not be"),
         ("[lifecycle.health]\nmemory = { alrt = '1M' }", 5, "[lifecycle.health.memory]; did you"),
         ("[lifecycle.health]\nfds = { alert = 9, restart = 8 }", 5, "alerted beyond"),
         ("[lifecycle.health]\nmisses = 0", 5, "a whole number above 0"),
@@ -508,8 +512,14 @@ const COMPLETE: &str = r#"
     start_timeout = "2.5s"
     critical = true
     hold = "0s"
-    backoff = { first = "100ms", max = "8s", stable = "30s" }
     intensity = { restarts = 3, within = "10s" }
+    [lifecycle.backoff]
+    first = "100ms"
+    max = "8s"
+    stable = "30s"
+    quarantine = "20s"
+    quarantine_max = "1m"
+    disable_after = 4
     [lifecycle.health]
     interval = "1s"
     timeout = "2s"
