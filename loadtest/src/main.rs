@@ -44,7 +44,7 @@ enum Command {
         #[arg(long, default_value_t = 1_000)]
         millis: u64,
         /// What to measure.
-        #[arg(long, value_delimiter = ',', default_value = "relay,plugbus,wire")]
+        #[arg(long, value_delimiter = ',', default_value = "relay,plugbus,single,wire")]
         systems: Vec<System>,
     },
     /// Prints what the last run gave.

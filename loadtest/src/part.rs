@@ -30,8 +30,10 @@ pub(crate) struct Part {
 pub(crate) enum System {
     /// The bare relay and its raw clients.
     Relay,
-    /// The broker through the Rust SDK.
+    /// The broker through the Rust SDK, which sends in batches.
     Plugbus,
+    /// The same with one `send` for each message.
+    Single,
     /// The broker with clients that write frames by hand, which shows what the SDK costs.
     Wire,
 }
@@ -79,7 +81,7 @@ pub(crate) fn play(part: &str, parent: i32) -> Result<()> {
     let Part { role, system, socket, size, nanos, count } = serde_json::from_str(part)?;
     match (role, system) {
         (Role::Server, System::Relay) => relay::serve(&socket),
-        (Role::Server, System::Plugbus | System::Wire) => broker::serve(socket),
+        (Role::Server, System::Plugbus | System::Single | System::Wire) => broker::serve(socket),
         (Role::Crowd, _) => crowd::gather(&socket, count),
 
         (Role::Send | Role::Publish, System::Relay) => relay::client::send(&socket, size, nanos),
@@ -94,7 +96,8 @@ pub(crate) fn play(part: &str, parent: i32) -> Result<()> {
         (Role::Echo, System::Wire) => wire::call::echo(&socket),
         (Role::Call, System::Wire) => wire::call::call(&socket, size, count, nanos),
 
-        (role, System::Plugbus) => sdk::play(role, &socket, size, count, nanos),
+        (Role::Send, System::Single) => sdk::play_single_sender(&socket, size, nanos),
+        (role, System::Plugbus | System::Single) => sdk::play(role, &socket, size, count, nanos),
     }
 }
 

@@ -46,6 +46,8 @@ fn throughput(results: &Results) -> String {
         "relay",
         "plugbus (SDK)",
         "ratio",
+        "one `send` each",
+        "ratio",
         "frames by hand",
         "ratio",
         "broker's CPU, ns a message",
@@ -56,6 +58,8 @@ fn throughput(results: &Results) -> String {
             cells.rate(System::Relay),
             cells.rate(System::Plugbus),
             cells.ratio(System::Plugbus, "rate"),
+            cells.rate(System::Single),
+            cells.ratio(System::Single, "rate"),
             cells.rate(System::Wire),
             cells.ratio(System::Wire, "rate"),
             cells.figure(System::Plugbus, "server_ns"),
@@ -166,6 +170,7 @@ fn label(system: System) -> &'static str {
     match system {
         System::Relay => "relay",
         System::Plugbus => "plugbus (SDK)",
+        System::Single => "plugbus, one `send` each",
         System::Wire => "frames by hand",
     }
 }
@@ -174,6 +179,7 @@ fn name(system: System) -> &'static str {
     match system {
         System::Relay => "relay",
         System::Plugbus => "plugbus",
+        System::Single => "single",
         System::Wire => "wire",
     }
 }

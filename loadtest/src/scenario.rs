@@ -108,8 +108,9 @@ impl Scenario {
     /// that a stream of events through it has no loss-free rate to compare.
     pub(crate) fn takes(&self, system: System) -> bool {
         match self.kind {
-            Kind::Stream | Kind::Call => true,
-            Kind::FanOut => system != System::Plugbus,
+            Kind::Stream => true,
+            Kind::Call => system != System::Single,
+            Kind::FanOut => !matches!(system, System::Plugbus | System::Single),
             Kind::Idle => system == System::Plugbus,
         }
     }

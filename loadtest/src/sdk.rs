@@ -10,17 +10,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::input::READ_SIZE as BATCH_SIZE;
 use crate::latency::Latencies;
 use crate::part::{Line, Role, say};
 use crate::payload::{Checker, END, Pattern};
 
 /// Plays a part on a runtime like that of a plugin.
 pub(crate) fn play(role: Role, socket: &Path, size: usize, count: usize, nanos: u64) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
+    run(async {
         match role {
-            Role::Send => send(socket, size, nanos).await,
+            Role::Send => send(socket, size, nanos, BATCH_SIZE / size).await,
             Role::Receive => receive(socket, size).await,
             Role::Echo => echo(socket).await,
             Role::Call => call(socket, size, count, nanos).await,
@@ -29,17 +28,33 @@ pub(crate) fn play(role: Role, socket: &Path, size: usize, count: usize, nanos: 
     })
 }
 
+/// Sends without batches.
+pub(crate) fn play_single_sender(socket: &Path, size: usize, nanos: u64) -> Result<()> {
+    run(send(socket, size, nanos, 1))
+}
+
+fn run(part: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, part)
+}
+
 /// Sends down a channel for a while, then the end mark, and waits until all is acknowledged.
-async fn send(socket: &Path, size: usize, nanos: u64) -> Result<()> {
+async fn send(socket: &Path, size: usize, nanos: u64, per_batch: usize) -> Result<()> {
     let client = plugin::connect_to(socket).await.map_err(told)?;
     let channel = client.sender("sink/bulk").await.map_err(told)?;
     let mut payload = Pattern::new(size)?.bytes().to_vec();
+    let mut batch = vec![payload.clone(); per_batch.max(1)];
     let started = clock::monotonic_nanos();
     let mut sent: u64 = 0;
     while !sent.is_multiple_of(CLOCK_EVERY) || clock::monotonic_nanos() - started < nanos {
-        payload[..8].copy_from_slice(&sent.to_le_bytes());
-        channel.send(&payload).await.map_err(told)?;
-        sent += 1;
+        for payload in &mut batch {
+            payload[..8].copy_from_slice(&sent.to_le_bytes());
+            sent += 1;
+        }
+        match &batch[..] {
+            [payload] => channel.send(payload).await.map_err(told).map(drop)?,
+            batch => channel.send_all(batch).await.map_err(told).map(drop)?,
+        }
     }
     payload[..8].copy_from_slice(&END.to_le_bytes());
     channel.send(&payload).await.map_err(told)?;
@@ -146,5 +161,5 @@ fn fail(error: &anyhow::Error) -> ! {
     std::process::exit(1)
 }
 
-/// Messages between two looks at the clock.
+/// Messages between two looks at the clock, at least.
 const CLOCK_EVERY: u64 = 16;
