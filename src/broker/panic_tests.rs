@@ -1,4 +1,6 @@
 //! A panic in every handler of every actor of the broker, and traffic goes on.
+//!
+//! The file is longer than most: one test looks whether every handler is named in it.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::router::Router;
-use super::{Broker, BrokerError, Call, Participant, Reply};
+use super::{Broker, BrokerError, Call, Message, Participant, Reply};
 use crate::engine::{PluginExit, Presence, Resource};
 use crate::error::{Code, Fault};
 use crate::id::PluginId;
@@ -198,6 +200,38 @@ fn shutting_down_ends_although_it_failed_in_between() {
     }
 }
 
+/// The audit finds nothing where nothing is wrong, whatever is under way: the engine is kept.
+#[test]
+fn a_panic_in_the_middle_of_traffic_loses_nothing() {
+    with_broker(async |scene| {
+        // Larger than a frame, so that there are always messages that have come in part.
+        let body = "x".repeat(3 << 20);
+        let sender = scene.caller.clone();
+        let bulk = actix::spawn(async move {
+            for _ in 0..BULK {
+                sender.send("server/bulk", &body).await.unwrap();
+            }
+            sender.flush("server/bulk").await
+        });
+        for _ in 0..3 {
+            let completed = scene.completed().await;
+            let fuse = scene.light("AskStatus", false);
+            assert!(matches!(scene.broker.status().await, Err(BrokerError::Failed)));
+            assert!(fuse.is_burnt());
+            while scene.completed().await == completed {
+                assert!(!bulk.is_finished(), "there is more to come");
+                tokio::task::yield_now().await;
+            }
+        }
+        bulk.await.unwrap().unwrap();
+        assert_eq!(scene.completed().await, BULK);
+        let router = scene.broker.tree().child(&"router".into()).unwrap();
+        assert_eq!((router.restarts, router.state), (0, State::Ready), "it was healed on the spot");
+    });
+}
+
+const BULK: u64 = 24;
+
 #[test]
 fn the_listener_goes_on_with_the_same_socket() {
     for mail in ["Attach", "Join"] {
@@ -307,6 +341,12 @@ impl Scene {
         Self { broker, caller, _server: server, socket, _place: place }
     }
 
+    /// Messages that were handled.
+    async fn completed(&self) -> u64 {
+        let status = self.broker.status().await.unwrap();
+        status["tally"]["messages"]["completed"].as_u64().unwrap()
+    }
+
     async fn join(&self, id: &str) -> Result<Participant, BrokerError> {
         self.broker.participant(id).join().await
     }
@@ -324,7 +364,8 @@ async fn serve(broker: &Broker) -> Result<Participant, BrokerError> {
     let server = broker.participant("server");
     server
         .method("echo", actor.clone().recipient())?
-        .method("silent", actor.recipient())?
+        .method("silent", actor.clone().recipient())?
+        .channel("bulk", actor.recipient())?
         .join()
         .await
 }
@@ -361,6 +402,12 @@ impl Handler<Call> for Server {
         }
         Box::pin(async { Reply::of(&7) })
     }
+}
+
+impl Handler<Message> for Server {
+    type Result = ();
+
+    fn handle(&mut self, _: Message, _ctx: &mut Self::Context) {}
 }
 
 /// Leaves the engine in a state that its audit finds, if anybody is there.
