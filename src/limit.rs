@@ -180,6 +180,21 @@ pub const LOG_QUEUE_LINES_MAX: usize = 16_384;
 /// administrator has raised that. More can only come from somebody else who writes to the pipe.
 pub const OUTPUT_REST_MAX: usize = 1 << 20;
 
+/// Health is looked at no more often than this.
+pub const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// Answers to health checks that wait to be taken.
+pub const HEALTH_ANSWERS_MAX: usize = 256;
+
+/// Changes of a plugin's state that are remembered.
+pub const TIMELINE_ROWS_MAX: usize = 64;
+
+/// Lines of a plugin's standard error that are remembered.
+pub const STDERR_LINES_MAX: usize = 40;
+
+/// How long an alert command or a web address may take.
+pub const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Plugin processes that wait to be started.
 pub const SPAWNS_MAX: usize = 1_024;
 
@@ -188,6 +203,10 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// From the shutdown notice to SIGTERM.
 pub const STOP_NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a process that was replaced has to finish its calls: those with the default deadline end
+/// by themselves.
+pub const RETIRE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// From SIGTERM to SIGKILL.
 pub const STOP_SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);

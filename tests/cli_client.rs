@@ -86,7 +86,8 @@ fn calls_convert_arguments_and_explain_failures() {
         (&["worker.hang", "--timeout", "50ms"], 5, &["worker.hang"]),
         (&["worker.hang", "--timeout", "soon"], 2, &["--timeout"]),
         (&["worker.die"], 7, &["worker", "started"]),
-        (&["worker.add", "numbers=1"], 7, &["worker"]),
+        // It is back by itself, and who calls it meanwhile waits.
+        (&["worker.add", "numbers=1"], 0, &["1"]),
     ];
     for (words, code, wanted) in cases {
         let words: Vec<_> = std::iter::once("call").chain(words.iter().copied()).collect();

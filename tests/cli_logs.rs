@@ -33,7 +33,7 @@ fn logs_outlive_the_broker_and_can_be_followed() {
     assert_eq!(serving.end("exited").0, Some(0));
 
     let after = place.run(&["logs", "hello"]);
-    after.expect(0, &["greeting Ann", "started", "ready after", "as it was asked to"]);
+    after.expect(0, &["greeting Ann", "its process runs", "ready after", "as it was asked to"]);
     assert_eq!(place.run(&["logs", "-n", "1"]).out.lines().count(), 1);
 }
 

@@ -21,6 +21,7 @@ dir = "work"
 [plugins.ant]
 command = ["python3", "plugin.py"]
 env = { STRIPES = "no" }
+requires = { plugins = { zebra = "*" } }
 "#;
 
 /// Says where it runs and with what, and serves nothing.
@@ -33,10 +34,12 @@ plugbus.Plugin().run()
 "#;
 
 #[test]
-fn plugins_start_in_the_order_of_the_file_and_stop_in_the_reverse() {
+fn plugins_start_after_those_they_need_and_stop_before_them() {
     for signal in [Signal::INT, Signal::TERM] {
         let place = Place::with(&[("plugbus.toml", TWO), ("plugin.py", PLUGIN), ("work/x", "")]);
         let mut serving = up(&place);
+        let ready = ["zebra", "ant"].map(|_| serving.wait_for("ready")["plugin"].clone());
+        assert_eq!(ready, ["zebra", "ant"]);
         serving.wait_for("serving");
         serving.signal(signal);
         let (code, stopped) = serving.end("exited");
@@ -144,7 +147,7 @@ fn a_second_interrupt_ends_everything_at_once() {
 }
 
 #[test]
-fn a_plugin_that_ends_is_reported_and_the_others_go_on() {
+fn a_plugin_that_ends_is_reported_and_comes_back() {
     let brief = "import plugbus, os\np = plugbus.Plugin('brief')\n\
                  @p.on('end')\ndef on_end(event):\n    os._exit(7)\np.run()\n";
     let publisher = "import plugbus\nplugbus.connect().publish('end', None)\n";
@@ -163,8 +166,11 @@ fn a_plugin_that_ends_is_reported_and_the_others_go_on() {
         (&"brief".into(), &"exited with code 7".into())
     );
     assert_eq!(exited["expected"], false);
+    assert_eq!(serving.wait_for("ready")["plugin"], "brief");
     serving.signal(Signal::INT);
-    assert_eq!(serving.end("exited"), (Some(0), vec!["brief".to_owned(), "hello".to_owned()]));
+    let (code, mut ended) = serving.end("exited");
+    ended.sort();
+    assert_eq!((code, ended), (Some(0), ["brief", "brief", "hello"].map(str::to_owned).into()));
 }
 
 #[test]
@@ -294,7 +300,11 @@ fn a_folder_of_plugins_starts_in_the_order_of_what_they_require() {
         &["`ant` requires `zebra` ^2.0, but it is 1.2.0", "requires `giraffe`, which is not there"],
     );
     fs::write(&path, manifest("ant", "") + "requires.tools = ['no-such-tool']").unwrap();
-    place.run(&["up", "plugins"]).expect(2, &["`no-such-tool` is required: there is no program"]);
+    let _serving = place.serve(&["up", "plugins"]);
+    place.run(&["why", "ant"]).expect(
+        0,
+        &["failed", "`no-such-tool` is required: there is no program", "plugbus start ant"],
+    );
 }
 
 #[test]

@@ -34,13 +34,15 @@ pub use participant::{Participant, ParticipantBuilder};
 
 use self::listener::Attach;
 use self::router::{
-    AskInstances, AskPresence, AskStatus, Compare, PluginExited, Router, SetHold, SetPresence,
-    StopPlugin, Switch, TellWanted,
+    AskInstances, AskPresence, AskStatus, AskVitals, Compare, PluginExited, PublishOwn, Router,
+    SetHold, SetPresence, StopPlugin, Switch, TellWanted,
 };
 use self::system::{Actors, Started, Stop};
-use crate::engine::{Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference};
+use crate::engine::{
+    Attachment, InstanceInfo, PluginExit, Presence, RegistrationDifference, Vitals,
+};
 use crate::error::Fault;
-use crate::id::PluginId;
+use crate::id::{PluginId, Topic};
 use crate::limit;
 use crate::net::clock;
 use crate::supervise::GroupHandle;
@@ -299,6 +301,32 @@ impl Broker {
     #[must_use]
     pub fn tree(&self) -> GroupHandle {
         self.inner.actors.tree.clone()
+    }
+
+    /// Publishes an event of the broker's own on `plugbus.` and `topic`.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running, or the topic does not fit the grammar.
+    pub(crate) async fn publish_own(
+        &self,
+        topic: &str,
+        event: &serde_json::Value,
+    ) -> Result<(), BrokerError> {
+        let topic = format!("plugbus.{topic}");
+        Topic::parse(&topic)?;
+        let body = mail::encode(event)?;
+        self.ask(PublishOwn { topic, body }).await
+    }
+
+    /// Signs of life of every plugin's sessions, as they are before supervised ones are pinged.
+    pub(crate) async fn vitals(&self, ping: bool) -> Result<Vec<Vitals>, BrokerError> {
+        Ok(self.ask(AskVitals { ping }).await?.0)
+    }
+
+    /// Changes when sessions come and go, register, or say something of themselves.
+    pub(crate) fn versions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.actors.version.clone()
     }
 
     /// Its name.

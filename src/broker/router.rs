@@ -424,3 +424,48 @@ impl Handler<AskStatus> for Router {
         Status(self.kept.engine.status(clock::now()))
     }
 }
+
+/// Host to router: publish an event of the broker's own.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct PublishOwn {
+    pub(super) topic: String,
+    pub(super) body: Vec<u8>,
+}
+
+impl Handler<PublishOwn> for Router {
+    type Result = ();
+
+    fn handle(&mut self, mail: PublishOwn, _ctx: &mut Self::Context) {
+        let mut fx = Effects::new();
+        self.kept.engine.publish_own(&mail.topic, &mail.body, clock::now(), &mut fx);
+        self.finish(fx);
+    }
+}
+
+/// Host to router: how are the plugins?
+#[derive(Message)]
+#[rtype(result = "Signs")]
+pub(super) struct AskVitals {
+    /// Whether supervised plugins are pinged as well.
+    pub(super) ping: bool,
+}
+
+/// Answer to [`AskVitals`].
+#[derive(Debug, MessageResponse)]
+pub(super) struct Signs(pub(super) Vec<engine::Vitals>);
+
+impl Handler<AskVitals> for Router {
+    type Result = Signs;
+
+    fn handle(&mut self, AskVitals { ping }: AskVitals, _ctx: &mut Self::Context) -> Signs {
+        let now = clock::now();
+        let vitals = self.kept.engine.vitals(now);
+        if ping {
+            let mut fx = Effects::new();
+            self.kept.engine.ping_supervised(now, &mut fx);
+            self.finish(fx);
+        }
+        Signs(vitals)
+    }
+}

@@ -38,9 +38,9 @@ use thiserror::Error;
 use crate::host::dependencies::{self, DependencyErrors};
 use crate::host::discovery::{DiscoveryError, discover};
 use crate::host::document::{self, Entry, Problem};
-use crate::host::environment::{Environments, PrepareError};
+use crate::host::environment::PrepareError;
 use crate::host::manifest::{Run, check_one_way, read_text};
-use crate::host::{Manifest, ManifestError, PluginSpec, Runtimes};
+use crate::host::{Manifest, ManifestError, Runtimes};
 use crate::id::PluginId;
 use crate::limit::{Limits, SETTINGS};
 
@@ -98,15 +98,18 @@ impl Config {
         }
     }
 
-    /// What it takes to start the plugins: each after those that it requires, and otherwise in the
-    /// order of the file. Blocks while packages are installed.
-    pub(crate) fn specs(&self) -> Result<Vec<PluginSpec>, ConfigError> {
+    /// The plugins, each after those that it requires and with their names. What cannot be made
+    /// into a command is an error here; what its program lacks is found out when it is started.
+    pub(crate) fn plan(&self) -> Result<Vec<(Manifest, Vec<PluginId>)>, ConfigError> {
         let order = dependencies::order(&self.plugins)?;
-        let environments = Environments::of_user();
         let find = |id: &PluginId| self.plugins.iter().find(|plugin| plugin.id == *id);
-        let plugins = order.sequence.iter().filter_map(find);
-        let specs = plugins.map(|plugin| environments.prepare(plugin, &self.runtimes));
-        Ok(specs.collect::<Result<_, _>>()?)
+        let mut plan = Vec::new();
+        for plugin in order.sequence.iter().filter_map(find) {
+            let _startable = plugin.to_spec(&self.runtimes).map_err(PrepareError::from)?;
+            let needs = order.after.get(&plugin.id).cloned().unwrap_or_default();
+            plan.push((plugin.clone(), needs));
+        }
+        Ok(plan)
     }
 
     /// A folder of plugins without a configuration.
@@ -320,6 +323,14 @@ pub(crate) const FILE_NAME: &str = "plugbus.toml";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::PluginSpec;
+
+    /// What would be started, in order.
+    fn specs(config: &Config) -> Result<Vec<PluginSpec>, ConfigError> {
+        let plan = config.plan()?;
+        let specs = plan.iter().map(|(plugin, _)| plugin.to_spec(&config.runtimes));
+        Ok(specs.collect::<Result<_, _>>().map_err(PrepareError::from)?)
+    }
 
     #[test]
     fn a_complete_file_is_read_in_its_order() {
@@ -342,7 +353,7 @@ mod tests {
         assert_eq!(config.socket.as_deref(), Some(Path::new("/app/run/notes.sock")));
         let limits = Limits { sessions_max: 1_000, ..Limits::default() };
         assert_eq!(config.limits, limits);
-        let specs = config.specs().unwrap();
+        let specs = specs(&config).unwrap();
         let [zebra, ant] = &specs[..] else { panic!("{specs:?}") };
         assert_eq!((zebra.id(), ant.id()), ("zebra", "ant"));
         assert_eq!(zebra.command_line(), ["python3", "zebra.py"]);
@@ -440,7 +451,7 @@ mod tests {
         assert_eq!(earth.limits.memory.map(|size| size.to_string()).as_deref(), Some("2M"));
         assert_eq!(earth.limits.fds, Some(64));
         fs::write(place.path().join("geo/geo.py"), "").unwrap();
-        let spec = &config.specs().unwrap()[0];
+        let spec = &specs(&config).unwrap()[0];
         let entry = place.path().join("geo/geo.py");
         assert_eq!(spec.command_line(), ["python9".as_ref(), entry.as_os_str()]);
         assert_eq!(spec.directory(), Some(place.path().join("geo").as_path()));
@@ -469,12 +480,12 @@ mod tests {
         write("plugins/app/plugin.toml", &manifest("app", "geo = '*', log = '*'"));
         write("plugins/geo/plugin.toml", &manifest("geo", ""));
         let ids = |config: &Config| -> Vec<String> {
-            config.specs().unwrap().iter().map(|spec| spec.id().to_owned()).collect()
+            specs(config).unwrap().iter().map(|spec| spec.id().to_owned()).collect()
         };
 
         // Without a file of ours, a plugin that is required is missing.
         let folder = Config::read(&place.path().join("plugins")).unwrap();
-        let error = folder.specs().unwrap_err().to_string();
+        let error = specs(&folder).unwrap_err().to_string();
         assert_eq!(error, "plugin `app` requires `log`, which is not there");
 
         // The file adds one, and something to another.
@@ -485,7 +496,7 @@ mod tests {
         );
         let config = Config::read(place.path()).unwrap();
         assert_eq!(ids(&config), ["log", "geo", "app"]);
-        assert_eq!(config.specs().unwrap()[1].command_line(), ["geo", "--fast"]);
+        assert_eq!(specs(&config).unwrap()[1].command_line(), ["geo", "--fast"]);
 
         write("more/geo/plugin.toml", &manifest("geo", ""));
         write(FILE_NAME, "[discover]\ndirs = ['plugins', 'more']\n");

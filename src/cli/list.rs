@@ -8,6 +8,7 @@ use super::arguments::Schema;
 use super::client::{connect, failure};
 use super::failure::{Failure, Result};
 use super::terminal::{BOLD, DIM, Terminal};
+use crate::host::control::CONTROL_ID;
 
 /// Lists the plugins of the broker, or the methods and channels of one, with types and help.
 #[derive(Debug, clap::Args)]
@@ -39,8 +40,9 @@ pub(super) async fn run(context: &Context, args: ListArgs) -> Result<()> {
 }
 
 fn print_plugins(terminal: Terminal, plugins: &[PluginRow]) -> Result<()> {
-    // Clients come and go; they offer nothing.
-    let plugins: Vec<_> = plugins.iter().filter(|plugin| plugin.role == "plugin").collect();
+    // Clients come and go and offer nothing; what the broker itself offers is for its commands.
+    let is_plugin = |plugin: &&PluginRow| plugin.role == "plugin" && plugin.id != CONTROL_ID;
+    let plugins: Vec<_> = plugins.iter().filter(is_plugin).collect();
     if plugins.is_empty() {
         terminal.note("no plugins are there");
         return Ok(());

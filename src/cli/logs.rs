@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Context;
 use super::failure::{Failure, Result, Status};
-use super::serve::plain;
+use super::show::plain;
 use super::terminal::{BOLD_RED, DIM, Terminal, YELLOW};
 use crate::host::logs::{Follower, LogLine, LogStream, directory, logged_plugins};
 use crate::host::suggest::did_you_mean;

@@ -10,6 +10,7 @@ mod call;
 mod client;
 mod completions;
 mod config;
+mod control;
 mod demo;
 mod failure;
 mod lines;
@@ -25,12 +26,16 @@ mod run;
 mod sdk;
 mod send;
 mod serve;
+mod show;
 mod signal;
 mod status;
+mod table;
 mod tail;
 mod terminal;
+mod top;
 mod up;
 mod value;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,6 +113,18 @@ enum Command {
     List(list::ListArgs),
     /// Show what the broker has done and what it holds
     Status(status::StatusArgs),
+    /// Start a supervised plugin
+    Start(control::StartArgs),
+    /// Stop a supervised plugin
+    Stop(control::StopArgs),
+    /// Stop a supervised plugin and start it again
+    Restart(control::RestartArgs),
+    /// Replace a plugin without losing a call, or apply a changed plugbus.toml
+    Reload(control::ReloadArgs),
+    /// Say why a supervised plugin is as it is
+    Why(why::WhyArgs),
+    /// Show the supervised plugins and what they use
+    Top(top::TopArgs),
     /// Write a plugin that runs, with its test
     New(new::NewArgs),
     /// Print what plugins printed, from the files on disk
@@ -133,6 +150,12 @@ impl Command {
             Self::Signal(args) => in_runtime(signal::run(context, args)),
             Self::List(args) => in_runtime(list::run(context, args)),
             Self::Status(args) => in_runtime(status::run(context, args)),
+            Self::Start(args) => in_runtime(control::start(context, args)),
+            Self::Stop(args) => in_runtime(control::stop(context, args)),
+            Self::Restart(args) => in_runtime(control::restart(context, args)),
+            Self::Reload(args) => in_runtime(control::reload(context, args)),
+            Self::Why(args) => in_runtime(why::run(context, args)),
+            Self::Top(args) => in_runtime(top::run(context, args)),
             Self::New(args) => new::run(context.terminal, &args),
             Self::Logs(args) => in_runtime(logs::run(context, args)),
             Self::Completions(args) => completions::run(context.terminal, &args),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::failure::{Failure, Result};
 use super::sdk::Sdk;
@@ -19,24 +20,26 @@ pub(crate) fn require() -> Result<()> {
 }
 
 /// Puts the SDK on the path of plugins that Python runs, so that nothing has to be installed for
-/// them. Those that set a path of their own know better. The SDK may be gone with the result.
-pub(crate) fn provide(plugins: Vec<PluginSpec>) -> Result<(Vec<PluginSpec>, Option<Sdk>)> {
-    let needs_sdk = |plugin: &PluginSpec| {
+/// them. Those that set a path of their own know better.
+pub(crate) fn lend() -> impl Fn(PluginSpec) -> PluginSpec + Send + Sync + 'static {
+    // Kept for as long as plugins are started.
+    let sdk = OnceLock::new();
+    move |plugin| {
         let program = plugin.command_line().first().map(Path::new);
         let name = program.and_then(|program| program.file_name()).and_then(|name| name.to_str());
         let sets_path = plugin.environment().any(|(name, _)| name == "PYTHONPATH");
-        name.is_some_and(|name| name.starts_with("python")) && !sets_path
-    };
-    if !plugins.iter().any(needs_sdk) {
-        return Ok((plugins, None));
+        if sets_path || !name.is_some_and(|name| name.starts_with("python")) {
+            return plugin;
+        }
+        let sdk = sdk.get_or_init(|| {
+            let cannot = |failure| log::error!("plugins in Python get no SDK: {failure:?}");
+            Sdk::provide().map_err(cannot).ok()
+        });
+        match sdk {
+            Some(sdk) => plugin.env("PYTHONPATH", search_path(sdk.path())),
+            None => plugin,
+        }
     }
-    let sdk = Sdk::provide()?;
-    let path = search_path(sdk.path());
-    let provided = plugins.into_iter().map(|plugin| match needs_sdk(&plugin) {
-        true => plugin.env("PYTHONPATH", &path),
-        false => plugin,
-    });
-    Ok((provided.collect(), Some(sdk)))
 }
 
 /// `PYTHONPATH` with `directory` before what it was.

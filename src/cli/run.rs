@@ -10,7 +10,6 @@ use super::python;
 use super::serve::{self, Served};
 use crate::host::Manifest;
 use crate::id::PluginId;
-use crate::limit::Limits;
 
 /// Starts a broker and a plugin for each file. The SDK for Python comes with this program, and what
 /// the header of a Python file (PEP 723) names is installed; other files are executed as they are.
@@ -38,10 +37,14 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
         python::require()?;
     }
     let config = Config { plugins, ..Config::default() };
-    let (plugins, _sdk) = python::provide(config.specs().map_err(Failure::usage)?)?;
-    // As they would see it if the person had started them by hand.
-    let plugins = plugins.into_iter().map(|plugin| plugin.inherit_env(true)).collect();
-    let served = Served { name: None, socket: None, limits: Limits::default(), plugins };
+    let served = Served {
+        plugins: config.plan().map_err(Failure::usage)?,
+        config,
+        // As they would see it if the person had started them by hand.
+        inherit_env: true,
+        is_strict: true,
+        reload: None,
+    };
     serve::run(context, served).await
 }
 

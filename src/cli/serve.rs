@@ -1,30 +1,35 @@
 //! What `up` and `run` share: a broker and its plugins in the foreground.
 
-use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
+use super::config::Config;
 use super::failure::{Failure, Result, Status};
-use super::printer::{Line, Printer};
-use super::terminal::{BOLD, BOLD_RED, DIM, GREEN, Terminal, YELLOW};
+use super::printer::Printer;
+use super::python;
+use super::show::Show;
 use crate::broker::{Broker, BrokerError};
-use crate::host::logs::{self, LogSettings, LogStore, LogStream};
-use crate::host::{Exit, PluginEvent, PluginSpec, Plugins, Stream};
-use crate::limit::Limits;
+use crate::host::control::{Control, Reload};
+use crate::host::logs::{self, LogSettings, LogStore};
+use crate::host::{Manifest, Plugins};
+use crate::id::PluginId;
 use crate::net::{ListenError, socket_path};
 use crate::sys::limits::raise_descriptor_limit;
 
 /// What to run.
-#[derive(Debug)]
 pub(crate) struct Served {
-    pub(crate) name: Option<String>,
-    pub(crate) socket: Option<PathBuf>,
-    pub(crate) limits: Limits,
-    pub(crate) plugins: Vec<PluginSpec>,
+    pub(crate) config: Config,
+    /// The plugins, with those that have to be ready before each starts.
+    pub(crate) plugins: Vec<(Manifest, Vec<PluginId>)>,
+    /// Whether plugins see the whole environment of this process.
+    pub(crate) inherit_env: bool,
+    /// Whether a plugin that does not get ready ends it all.
+    pub(crate) is_strict: bool,
+    /// What `plugbus reload` and SIGHUP do.
+    pub(crate) reload: Option<Reload>,
 }
 
 /// Runs it until Ctrl-C or SIGTERM.
@@ -40,8 +45,7 @@ pub(crate) async fn run(context: &Context, served: Served) -> Result<()> {
     show.broker(&broker);
     let result = {
         let mut work = pin!(async {
-            let plugins = served.plugins;
-            let result = serve(&broker, plugins, show.clone(), log.clone(), &mut stop).await;
+            let result = serve(&broker, served, show.clone(), log.clone(), &mut stop).await;
             broker.shutdown().await;
             result
         });
@@ -73,70 +77,75 @@ fn open_log(broker: &Broker) -> Option<LogStore> {
         .ok()
 }
 
-/// Keeps what a plugin prints and what becomes of it.
-fn keep(log: &LogStore, event: &PluginEvent) {
-    match event {
-        PluginEvent::Started { id, pid } => {
-            log.append(id, LogStream::Lifecycle, Some(*pid), "started");
-        }
-        PluginEvent::Ready { id, after } => {
-            let text = format!("ready after {} ms", after.as_millis());
-            log.append(id, LogStream::Lifecycle, None, &text);
-        }
-        PluginEvent::Printed { id, stream, line } => {
-            let stream = match stream {
-                Stream::Stdout => LogStream::Stdout,
-                Stream::Stderr => LogStream::Stderr,
-            };
-            log.append(id, stream, None, line);
-        }
-        PluginEvent::Exited { id, exit, expected } => {
-            let text = format!("{exit}{}", if *expected { ", as it was asked to" } else { "" });
-            log.append(id, LogStream::Lifecycle, None, &text);
-        }
-    }
-}
-
 /// How long the socket may take to go after everything was ended at once.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 async fn serve(
     broker: &Broker,
-    specs: Vec<PluginSpec>,
+    served: Served,
     show: Show,
     log: Option<LogStore>,
     stop: &mut StopSignals,
 ) -> Result<()> {
-    let count = specs.len();
     let shown = show.clone();
-    let observer = move |event| {
-        if let Some(log) = &log {
-            keep(log, &event);
+    let (lend, inherit_env) = (python::lend(), served.inherit_env);
+    let mut builder = Plugins::builder(broker)
+        .runtimes(served.config.runtimes)
+        .dress(move |plugin| match inherit_env {
+            true => lend(plugin).inherit_env(true),
+            false => lend(plugin),
+        })
+        .observe(move |event| shown.plugin(&event));
+    if let Some(log) = log {
+        builder = builder.logs(log);
+    }
+    for (manifest, needs) in served.plugins {
+        builder = builder.manifest(manifest, needs);
+    }
+    let started = builder.start().await;
+    let plugins = started.map_err(|error| Failure::failed(with_sources(&error)))?;
+    let reload = served.reload;
+    let control = Control::join(broker, plugins.clone(), reload.clone()).await;
+    let control = control.map_err(|error| Failure::failed(with_sources(&error)))?;
+    let settled = async {
+        if served.is_strict {
+            plugins.all_ready().await.map_err(|error| Failure::failed(with_sources(&error)))?;
         }
-        shown.plugin(&event);
+        Ok(plugins.settled().await)
     };
-    let plugins = tokio::select! {
-        plugins = Plugins::start(broker, specs, observer) => {
-            plugins.map_err(|error| Failure::failed(with_sources(&error)))?
+    let settled = tokio::select! {
+        settled = settled => Some(settled),
+        () = stop.first() => None,
+    };
+    let result = match settled {
+        Some(Ok(settled)) => {
+            show.serving(&settled);
+            let mut hangup = StopSignals::on(SignalKind::hangup())?;
+            loop {
+                tokio::select! {
+                    () = stop.first() => break,
+                    _ = hangup.recv() => show.reloaded(reload.as_ref().map(|it| it(&plugins))),
+                }
+            }
+            Ok(())
         }
-        // Dropping the half-started ones kills them: they have not begun to work.
-        () = stop.first() => return Ok(()),
+        Some(Err(failure)) => Err(failure),
+        None => Ok(()),
     };
-    show.serving(count);
-    stop.first().await;
     show.stopping();
+    control.leave().await;
     plugins.stop().await;
-    Ok(())
+    result
 }
 
 async fn start_broker(context: &Context, served: &Served) -> Result<Broker> {
-    let name = served.name.as_deref().unwrap_or(socket_path::DEFAULT_NAME);
+    let name = served.config.name.as_deref().unwrap_or(socket_path::DEFAULT_NAME);
     // What is said on the command line or in the environment goes before the file.
-    let socket = match context.socket.as_ref().or(served.socket.as_ref()) {
+    let socket = match context.socket.as_ref().or(served.config.socket.as_ref()) {
         Some(socket) => socket.clone(),
         None => socket_path::named(name).map_err(Failure::usage)?,
     };
-    let builder = Broker::builder().name(name).socket(socket).limits(served.limits.clone());
+    let builder = Broker::builder().name(name).socket(socket).limits(served.config.limits.clone());
     builder.start().await.map_err(|error| match error {
         BrokerError::Listen { source: source @ ListenError::InUse { .. }, .. } => {
             Failure::new(Status::Refused, source)
@@ -173,15 +182,15 @@ struct StopSignals {
 
 impl StopSignals {
     fn listen() -> Result<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::failed(format_args!("cannot listen for signals: {error}"))
-            })
-        };
         Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
+            interrupt: Self::on(SignalKind::interrupt())?,
+            terminate: Self::on(SignalKind::terminate())?,
         })
+    }
+
+    fn on(kind: SignalKind) -> Result<Signal> {
+        signal(kind)
+            .map_err(|error| Failure::failed(format_args!("cannot listen for signals: {error}")))
     }
 
     async fn first(&mut self) {
@@ -198,142 +207,5 @@ impl StopSignals {
             _ = self.terminate.recv() => (),
         }
         self.interrupt.recv().await;
-    }
-}
-
-/// The live status lines.
-#[derive(Clone, Debug)]
-struct Show {
-    json: bool,
-    printer: Printer,
-    /// So that what plugins print is aligned.
-    id_width: usize,
-}
-
-impl Show {
-    fn new(terminal: Terminal, printer: Printer, plugins: &[PluginSpec]) -> Self {
-        let id_width = plugins.iter().map(|plugin| plugin.id().len()).max().unwrap_or(0);
-        Self { json: terminal.json, printer, id_width }
-    }
-
-    fn broker(&self, broker: &Broker) {
-        let socket = broker.socket().map(|path| path.display().to_string());
-        self.out(
-            json!({"event": "listening", "broker": broker.name(), "socket": socket,
-                   "pid": std::process::id()}),
-            format!(
-                "{BOLD}broker {}{BOLD:#} listens on {}",
-                broker.name(),
-                socket.as_deref().unwrap_or("no socket")
-            ),
-        );
-    }
-
-    fn serving(&self, plugins: usize) {
-        let text = match plugins {
-            0 => "no plugins are configured; others may join. Ctrl-C stops".to_owned(),
-            1 => "the plugin is ready. Ctrl-C stops".to_owned(),
-            count => format!("all {count} plugins are ready. Ctrl-C stops"),
-        };
-        self.out(json!({"event": "serving", "plugins": plugins}), format!("{DIM}{text}{DIM:#}"));
-    }
-
-    fn stopping(&self) {
-        self.out(
-            json!({"event": "stopping"}),
-            format!("{DIM}stopping; Ctrl-C again ends at once{DIM:#}"),
-        );
-    }
-
-    fn plugin(&self, event: &PluginEvent) {
-        let width = self.id_width;
-        match event {
-            PluginEvent::Started { id, pid } => {
-                log::info!("plugin {id} is process {pid}");
-                if self.json {
-                    let value = json!({"event": "started", "plugin": id.as_str(), "pid": pid});
-                    self.printer.print(Line::Out(value.to_string()));
-                }
-            }
-            PluginEvent::Ready { id, after } => self.out(
-                json!({"event": "ready", "plugin": id.as_str(), "ms": after.as_millis() as u64}),
-                format!("{GREEN}{id:width$}{GREEN:#} is ready in {} ms", after.as_millis()),
-            ),
-            PluginEvent::Printed { id, stream, line } => {
-                let colour = if *stream == Stream::Stderr { YELLOW } else { DIM };
-                let text = format!("{colour}{id:width$} |{colour:#} {}", plain(line));
-                let name = if *stream == Stream::Stderr { "stderr" } else { "stdout" };
-                let value = json!({"event": "output", "plugin": id.as_str(), "stream": name,
-                                   "line": line});
-                match (self.json, stream) {
-                    (true, _) => self.printer.print(Line::Out(value.to_string())),
-                    (false, Stream::Stderr) => self.printer.print(Line::Error(text)),
-                    (false, _) => self.printer.print(Line::Out(text)),
-                }
-            }
-            PluginEvent::Exited { id, exit, expected } => {
-                let well = *expected && matches!(exit, Exit::Code(0));
-                let colour = if well { DIM } else { BOLD_RED };
-                self.out(
-                    json!({"event": "exited", "plugin": id.as_str(), "exit": exit.to_string(),
-                           "expected": expected}),
-                    format!("{colour}{id:width$} {exit}{colour:#}"),
-                );
-            }
-        }
-    }
-
-    fn out(&self, value: serde_json::Value, text: String) {
-        let line = if self.json { value.to_string() } else { text };
-        self.printer.print(Line::Out(line));
-    }
-}
-
-/// What a plugin prints must not move the cursor or change what others printed: colours pass, other
-/// control characters are shown.
-pub(super) fn plain(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(at) = rest.find(|c: char| c.is_control() && c != '\t') {
-        plain.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let size = colour_size(rest).unwrap_or(0);
-        plain.push_str(&rest[..size]);
-        if size == 0
-            && let Some(control) = rest.chars().next()
-        {
-            plain.extend(control.escape_unicode());
-            rest = &rest[control.len_utf8()..];
-        }
-        rest = &rest[size..];
-    }
-    plain.push_str(rest);
-    plain
-}
-
-/// Size of the colour sequence at the beginning, if there is one.
-fn colour_size(text: &str) -> Option<usize> {
-    let parameters = text.strip_prefix("\x1b[")?;
-    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    parameters[end..].starts_with('m').then_some(2 + end + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plugins_may_use_colours_but_not_the_cursor() {
-        let cases = [
-            ("plain\ttext", "plain\ttext"),
-            ("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m"),
-            ("a\x1b[2Jb", "a\\u{1b}[2Jb"),
-            ("a\rb\x07", "a\\u{d}b\\u{7}"),
-            ("\x1b", "\\u{1b}"),
-            ("\x1b[31", "\\u{1b}[31"),
-        ];
-        for (line, expected) in cases {
-            assert_eq!(plain(line), expected);
-        }
     }
 }

@@ -70,7 +70,7 @@ fn print_plugin(terminal: Terminal, plugin: &PluginRow) -> Result<()> {
 }
 
 /// The two largest units: `3h 5m`.
-fn age(time: Duration) -> String {
+pub(super) fn age(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, 0) => format!("{} ms", time.as_millis()),

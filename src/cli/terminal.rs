@@ -51,6 +51,18 @@ impl Terminal {
         }
     }
 
+    /// Shows lines in the place of those that were shown before: the screen is theirs.
+    pub(crate) fn redraw(&self, lines: &[String]) -> Result<()> {
+        let mut out = anstream::stdout().lock();
+        let text: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
+        printed(write!(out, "\x1b[H{text}\x1b[J").and_then(|()| out.flush()))
+    }
+
+    /// Whether a person looks at the results.
+    pub(crate) fn is_interactive(&self) -> bool {
+        !self.json && io::stdout().is_terminal()
+    }
+
     /// Whether somebody sees progress.
     pub(crate) fn shows_progress(&self) -> bool {
         !self.json && io::stderr().is_terminal()

@@ -1,12 +1,13 @@
 //! `plugbus up`: the broker and the plugins of a `plugbus.toml` or a folder of plugins.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Context;
 use super::config::Config;
 use super::failure::{Failure, Result};
-use super::python;
 use super::serve::{self, Served};
+use crate::host::control::Reload;
 use crate::limit::SETTINGS;
 
 /// Starts a broker and the plugins of a plugbus.toml, or of a folder of plugins, and stops them in
@@ -37,7 +38,7 @@ A plugbus.toml:
   socket = \"run/notes.sock\"   # or anywhere else
   limits = { sessions = 1000, heartbeat_ms = 15000 }
 
-  [plugins.extract]           # plugins start in the order of the file …
+  [plugins.extract]           # plugins start side by side …
   command = [\"python3\", \"extract.py\"]
   dir = \"extract\"             # where it runs; else the directory of the file
   env = { LANG = \"C\" }
@@ -58,8 +59,21 @@ pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
     let config = Config::read(&args.target).map_err(|error| {
         Failure::usage(error).hint("`plugbus run FILE.py` starts a single file without one")
     })?;
-    let plugins = config.specs().map_err(Failure::usage)?;
-    let Config { name, socket, limits, .. } = config;
-    let (plugins, _sdk) = python::provide(plugins)?;
-    serve::run(context, Served { name, socket, limits, plugins }).await
+    let served = Served {
+        plugins: config.plan().map_err(Failure::usage)?,
+        config,
+        inherit_env: false,
+        is_strict: false,
+        reload: Some(reload(args.target)),
+    };
+    serve::run(context, served).await
+}
+
+/// Reads the file again and makes the plugins what it says.
+fn reload(target: PathBuf) -> Reload {
+    Arc::new(move |plugins| {
+        let config = Config::read(&target).map_err(|error| error.to_string())?;
+        let plan = config.plan().map_err(|error| error.to_string())?;
+        plugins.apply(plan, config.runtimes).map_err(|error| error.to_string())
+    })
 }

@@ -39,7 +39,7 @@ pub use outbox::Outbox;
 pub use port::{Features, NextDeadline, Pending, Port, Wake};
 pub use router::{
     Attachment, Change, ChangeKind, DeadLetter, InstanceInfo, PluginExit, Presence, Quarantined,
-    RegistrationDifference, Router, RouterSettings,
+    RegistrationDifference, Router, RouterSettings, Vitals,
 };
 pub use session::Session;
 pub use tally::{Tallies, Tally, TallySnapshot};

@@ -61,6 +61,8 @@ pub struct Outbox {
     notice_bytes: u64,
     event_messages: u64,
     event_bytes: u64,
+    /// Requests, messages and events that were ever queued.
+    work_queued: u64,
     state: State,
 }
 
@@ -254,6 +256,11 @@ impl Outbox {
         }
     }
 
+    /// Requests, messages and events that were ever queued for the session.
+    pub(crate) fn work_queued(&self) -> u64 {
+        self.work_queued
+    }
+
     /// How many of `count` requests of `bytes` in all fit.
     pub(crate) fn has_room_for_requests(
         &self,
@@ -284,6 +291,7 @@ impl Outbox {
             return;
         }
         self.request_count += count;
+        self.work_queued += u64::from(count);
         self.request_bytes += bytes.len() as u64;
         self.main.push_back(Entry {
             bytes,
@@ -331,6 +339,7 @@ impl Outbox {
         generation: u64,
     ) {
         if self.is_open() {
+            self.work_queued += run.count;
             let channel = Arc::clone(channel);
             let (first, last, flags) = (run.first, run.last(), run.flags);
             self.main.push_back(Entry {
@@ -376,6 +385,7 @@ impl Outbox {
             self.forgotten += run.count;
             return Some(Pushed { shed: run.count, is_remembered: false });
         }
+        self.work_queued += run.count;
         let mut shed = 0;
         match policy.overflow {
             Overflow::Block => self.append_events(run, topic, true, 0, account),

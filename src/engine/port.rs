@@ -309,12 +309,17 @@ impl Port {
         if now.mono < due {
             return due;
         }
+        self.ping(now, fx);
+        now.mono + interval
+    }
+
+    /// Pings the peer, unless it owes the answer to an earlier ping.
+    pub(crate) fn ping(self: &Arc<Self>, now: Now, fx: &mut Effects) {
         if self.ping_sent_ms.load(Ordering::Relaxed) == 0 {
             self.ping_sent_ms.store(millis(now.mono).max(1), Ordering::Relaxed);
             let ping = FrameBuilder::new(Kind::PING).timestamp(now.unix).build(b"", b"");
             self.push_control(ping, fx);
         }
-        now.mono + interval
     }
 
     /// How long a ping has been without an answer.

@@ -4,8 +4,12 @@
 //! `docs/decisions/0003-spawning-from-an-embedding-application.md` and `0005-guardian.md` beside it
 //! say why they are started the way they are.
 
+mod alert;
+mod announce;
+mod board;
 pub(crate) mod cache;
 pub(crate) mod changes;
+pub mod control;
 pub mod dependencies;
 pub mod discovery;
 pub(crate) mod document;
@@ -15,27 +19,34 @@ mod errand;
 mod error;
 mod exit;
 mod follow;
+mod health;
+mod load;
 pub mod logs;
 pub mod manifest;
 mod memory;
 mod output;
+mod plugin_child;
 mod plugins;
 mod process;
 #[cfg(test)]
 mod process_tests;
 mod program;
+mod recipe;
 pub mod requirements;
+mod roster;
 mod runtime;
 mod spawner;
 mod spec;
 pub(crate) mod suggest;
 
 pub use crate::sys::guardian::GuardianLevel;
+pub use alert::Alert;
+pub use board::{Explanation, Load, PluginReport, TimelineRow};
 pub use error::SpawnError;
 pub use exit::{Exit, Usage};
 pub use manifest::{Manifest, ManifestError};
 pub use output::Stream;
-pub use plugins::{PluginEvent, Plugins, StartError};
+pub use plugins::{CommandError, PluginEvent, Plugins, PluginsBuilder, StartError};
 pub use program::ProgramError;
 #[cfg(feature = "cli")]
 pub(crate) use program::find as find_program;

@@ -119,6 +119,7 @@ impl Process {
     }
 
     /// How it ended, if it has.
+    #[cfg(test)]
     pub(crate) fn exit(&self) -> Option<Exit> {
         self.exit.borrow().exit
     }

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
 import plugbus
+
+# A file says that this plugin ran before.
+trace = os.path.join(os.environ["TMPDIR"], os.environ["PLUGBUS_ID"] + ".ran")
+is_first_run = not os.path.exists(trace)
+open(trace, "w").close()
 
 plugin = plugbus.Plugin()
 seen: dict[str, list[Any]] = {"news": [], "notices": [], "tasks": []}
@@ -21,13 +27,21 @@ def echo(value: int) -> int:
 
 @plugin.method
 def double(number: int, hold: bool = False, ballast: str = "") -> int:
-    "Twice the number; with `hold` only once the caller has given up."
-    if hold:
+    "Twice the number; with `hold` only once the caller has given up, in the first run."
+    if hold and is_first_run:
         # Long enough that the caller has been told that the handler runs.
         if not plugbus.current().wait_cancelled(0.1):
             plugin.publish("demo.holding", number)
             plugbus.current().wait_cancelled()
     return 2 * number
+
+
+@plugin.method(idempotent=True)
+def square(number: int) -> int:
+    "The number times itself; in the first run only once the caller has given up."
+    if is_first_run:
+        plugbus.current().wait_cancelled()
+    return number * number
 
 
 @plugin.method

@@ -18,7 +18,8 @@ use crate::broker::Broker;
 use crate::cli::config::Config;
 use crate::cli::failure::{Failure, Result};
 use crate::cli::{notes, python, sdk};
-use crate::host::{Exit, PluginEvent, PluginSpec, Plugins};
+use crate::host::{Exit, Manifest, PluginEvent, PluginSpec, Plugins, PluginsBuilder};
+use crate::id::PluginId;
 use crate::plugin::{Client, Subscription, connect_to};
 
 /// Everything that the tour needs, and all that has to be gone afterwards.
@@ -29,7 +30,7 @@ pub(super) struct Stage {
     pub(super) client: Client,
     /// What the index says, from the beginning.
     pub(super) indexed: Subscription,
-    plugins: Vec<Plugins>,
+    plugins: Option<Plugins>,
     broker: Broker,
     seen: Arc<Mutex<Seen>>,
     program: PathBuf,
@@ -60,29 +61,37 @@ impl Stage {
         let client = connect_to(&socket).await.map_err(Failure::failed)?;
         let indexed = client.subscribe("notes.indexed").await.map_err(Failure::failed)?;
         let seen = Arc::default();
-        let mut stage = Self { client, indexed, plugins: Vec::new(), broker, seen, program, place };
+        let mut stage = Self { client, indexed, plugins: None, broker, seen, program, place };
         let config = Config::read(&stage.path("example")).map_err(Failure::failed)?;
-        let mut specs = config.specs().map_err(Failure::failed)?;
-        specs.push(stage.rust_peer("ant"));
-        specs.extend(["bee", "moth", "snail"].map(|id| stage.python_peer(id)));
-        stage.start(specs).await.map_err(Failure::failed)?;
+        let notes = config.plan().map_err(Failure::failed)?;
+        let mut peers = vec![stage.rust_peer("ant")];
+        peers.extend(["bee", "moth", "snail"].map(|id| stage.python_peer(id)));
+        stage.start(notes, peers).await.map_err(Failure::failed)?;
         Ok(stage)
     }
 
-    /// Starts plugins, each when the one before it is ready.
-    pub(super) async fn start(&mut self, specs: Vec<PluginSpec>) -> steps::Result<()> {
+    /// Starts plugins and waits until they are ready.
+    async fn start(
+        &mut self,
+        notes: Vec<(Manifest, Vec<PluginId>)>,
+        peers: Vec<PluginSpec>,
+    ) -> steps::Result<()> {
         let path = python::search_path(&self.path("sdk"));
-        let specs = specs.into_iter().map(|spec| {
-            let spec = PRIVATE
-                .iter()
-                .fold(spec, |spec, (name, directory)| spec.env(*name, self.path(directory)));
-            // Settings of whoever runs the demo are not part of it.
-            spec.env("PYTHONPATH", &path).env("PYTHONDONTWRITEBYTECODE", "1").env("NOTES", "")
-        });
+        let private = PRIVATE.map(|(name, directory)| (name, self.path(directory)));
         let seen = Arc::clone(&self.seen);
-        let observe = move |event| seen.lock().add(event);
-        self.plugins.push(Plugins::start(&self.broker, specs.collect(), observe).await?);
-        Ok(())
+        let mut builder = Plugins::builder(&self.broker)
+            .observe(move |event| seen.lock().add(event))
+            .dress(move |spec| {
+                let spec = private.iter().fold(spec, |spec, (name, path)| spec.env(*name, path));
+                // Settings of whoever runs the demo are not part of it.
+                spec.env("PYTHONPATH", &path).env("PYTHONDONTWRITEBYTECODE", "1").env("NOTES", "")
+            });
+        for (manifest, needs) in notes {
+            builder = builder.manifest(manifest, needs);
+        }
+        let plugins = peers.into_iter().fold(builder, PluginsBuilder::plugin).start().await?;
+        self.plugins = Some(plugins.clone());
+        Ok(plugins.all_ready().await?)
     }
 
     /// Sends a signal to a plugin's process.
@@ -100,8 +109,8 @@ impl Stage {
         drop(indexed);
         client.close().await;
         let mut exits = Vec::new();
-        for plugins in plugins.into_iter().rev() {
-            exits.extend(plugins.stop().await);
+        if let Some(plugins) = plugins {
+            exits = plugins.stop().await;
         }
         broker.shutdown().await;
         let mut finding = Finding::default();
@@ -162,6 +171,10 @@ impl Seen {
             PluginEvent::Ready { id, after } => self.ready.push((id.to_string(), after)),
             PluginEvent::Printed { id, line, .. } => self.say(format!("{id} | {line}")),
             PluginEvent::Exited { id, exit, .. } => self.say(format!("{id} {exit}")),
+            PluginEvent::Changed { id, to, cause, .. } => {
+                self.say(format!("{id} is {to}: {cause}"));
+            }
+            PluginEvent::Compared { .. } => (),
         }
     }
 

@@ -212,8 +212,8 @@ impl Router {
         self.publish_own("plugbus.dead", &body, now, fx);
     }
 
-    /// Publishes an event of the broker, if anybody listens.
-    pub(super) fn publish_own(&mut self, topic: &str, body: &[u8], now: Now, fx: &mut Effects) {
+    /// Publishes an event of the broker, if anybody listens. The topic is one of `plugbus.>`.
+    pub fn publish_own(&mut self, topic: &str, body: &[u8], now: Now, fx: &mut Effects) {
         let topic = Topic::parse(topic).expect("the broker's topics fit the grammar");
         let wanted =
             self.subscriptions.values().any(|subscription| subscription.pattern.matches(&topic));

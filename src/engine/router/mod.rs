@@ -23,6 +23,7 @@ mod presence;
 mod registration;
 mod status;
 mod topics;
+mod vitals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use ends::Quarantined;
 pub use instances::{InstanceInfo, RegistrationDifference};
 pub(crate) use presence::{Absence, with_return};
 pub use presence::{Attachment, PluginExit, Presence};
+pub use vitals::Vitals;
 
 use self::ends::Suspect;
 use self::entry::{Duty, Instance, PluginEntry, Registration, State};

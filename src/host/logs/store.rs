@@ -17,6 +17,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::{FILES_MAX, LogLine, LogStream, file_name, time_now};
+use crate::host::output::Stream;
+use crate::host::plugins::PluginEvent;
 use crate::id::PluginId;
 use crate::limit;
 
@@ -79,6 +81,39 @@ impl LogStore {
         let line = LogLine { time: time_now(), plugin, stream, pid, line };
         if self.queue.try_send(Order::Write(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed); // A count for people; orders nothing.
+        }
+    }
+
+    /// Keeps what happens to a plugin, in words.
+    pub fn keep(&self, event: &PluginEvent) {
+        match event {
+            PluginEvent::Started { id, pid } => {
+                self.append(id, LogStream::Lifecycle, Some(*pid), "its process runs");
+            }
+            PluginEvent::Ready { id, after } => {
+                let text = format!("ready after {} ms", after.as_millis());
+                self.append(id, LogStream::Lifecycle, None, &text);
+            }
+            PluginEvent::Printed { id, stream, line } => {
+                let stream = match stream {
+                    Stream::Stdout => LogStream::Stdout,
+                    Stream::Stderr => LogStream::Stderr,
+                };
+                self.append(id, stream, None, line);
+            }
+            PluginEvent::Exited { id, exit, expected } => {
+                let text = format!("{exit}{}", if *expected { ", as it was asked to" } else { "" });
+                self.append(id, LogStream::Lifecycle, None, &text);
+            }
+            PluginEvent::Changed { id, from, to, cause, .. } => {
+                let text = format!("{} -> {}: {cause}", from.name(), to.name());
+                self.append(id, LogStream::Lifecycle, None, &text);
+            }
+            PluginEvent::Compared { id, difference } => {
+                let text = serde_json::to_string(difference).unwrap_or_default();
+                let text = format!("a successor is ready; what is different: {text}");
+                self.append(id, LogStream::Lifecycle, None, &text);
+            }
         }
     }
 

@@ -71,6 +71,13 @@ impl<T> Default for Threshold<T> {
     }
 }
 
+impl<T> Threshold<T> {
+    /// The same in another unit.
+    pub(crate) fn map<U>(self, mut to: impl FnMut(T) -> U) -> Threshold<U> {
+        Threshold { alert: self.alert.map(&mut to), restart: self.restart.map(to) }
+    }
+}
+
 impl Health {
     pub(super) fn read(&mut self, entries: &[Entry], place: &str) -> Result<(), Problem> {
         for entry in entries {

@@ -1,0 +1,161 @@
+//! The participant `plugbus`: how the command asks a running broker about its plugins and gives
+//! them orders.
+//!
+//! Every method answers at once: what it asks for has been decided then, and is carried out; what
+//! comes of it is in the events on `plugbus.lifecycle.>` and in the next answer.
+
+use std::sync::Arc;
+
+use actix::{Context, Handler};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::plugins::{CommandError, Plugins, StartError};
+use crate::broker::{Broker, Call, Participant, Reply};
+use crate::engine::supervise::{ChildId, ChildSpec, GroupFlags, Strategy};
+use crate::error::{Code, Fault};
+use crate::supervise::{Group, GroupHandle, Shell};
+
+/// The id of the participant.
+pub const CONTROL_ID: &str = "plugbus";
+
+/// Serves the control methods until it is dropped.
+#[derive(Debug)]
+pub struct Control {
+    participant: Participant,
+    tree: GroupHandle,
+}
+
+impl Control {
+    /// Joins the broker as `plugbus`.
+    ///
+    /// # Errors
+    ///
+    /// When the broker is not running, or somebody has the id.
+    pub async fn join(
+        broker: &Broker,
+        plugins: Plugins,
+        reload: Option<Reload>,
+    ) -> Result<Self, StartError> {
+        let shell = Shell::new(move |_| Actor { plugins: plugins.clone(), reload: reload.clone() });
+        let actor = shell.address();
+        let group = Group::builder(CONTROL_ID, GroupFlags::core(Strategy::OneForOne))
+            .child(ChildSpec::new(CONTROL_ID), shell)
+            .build()
+            .expect("one child fits any group");
+        let name = ChildId::new("control");
+        let tree = broker.tree();
+        tree.add(ChildSpec::group(name.as_str()), group)?;
+        let mut builder = broker.participant(CONTROL_ID);
+        for method in METHODS {
+            builder = builder.method(method, actor.recipient())?;
+        }
+        Ok(Self { participant: builder.join().await?, tree })
+    }
+
+    /// Leaves the broker.
+    pub async fn leave(self) {
+        self.participant.leave().await;
+        if let Err(refusal) = self.tree.remove(&ChildId::new("control")) {
+            log::debug!("the control of plugins is being stopped already: {refusal}");
+        }
+    }
+}
+
+/// Reads the configuration again and applies what changed; says what that was, or what is wrong.
+pub type Reload = Arc<dyn Fn(&Plugins) -> Result<ReloadReport, String> + Send + Sync>;
+
+/// What a reload of the configuration changed.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct ReloadReport {
+    pub added: Vec<String>,
+    pub removed: Vec<String>,
+    pub replaced: Vec<String>,
+    pub unchanged: Vec<String>,
+}
+
+struct Actor {
+    plugins: Plugins,
+    reload: Option<Reload>,
+}
+
+impl actix::Actor for Actor {
+    type Context = Context<Self>;
+}
+
+/// What a method may be given.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Arguments {
+    plugin: Option<String>,
+    /// Without asking first.
+    force: bool,
+}
+
+impl Handler<Call> for Actor {
+    type Result = Result<Reply, Fault>;
+
+    fn handle(&mut self, call: Call, _ctx: &mut Self::Context) -> Self::Result {
+        let arguments: Arguments = call.decode()?;
+        let plugin = || {
+            arguments.plugin.as_deref().ok_or_else(|| {
+                Fault::new(Code::InvalidArgument, "`plugin` is missing").with("argument", "plugin")
+            })
+        };
+        let answer = match call.method() {
+            "plugins" => json!({ "plugins": self.plugins.reports() }),
+            "why" => {
+                let plugin = plugin()?;
+                let explanations = self.plugins.explain(plugin);
+                if explanations.is_empty() {
+                    return Err(fault(&self.plugins.unknown(plugin)));
+                }
+                json!({ "instances": explanations })
+            }
+            "start" => self.command(plugin()?, Plugins::start_plugin)?,
+            "stop" if arguments.force => self.command(plugin()?, Plugins::kill_plugin)?,
+            "stop" => self.command(plugin()?, Plugins::stop_plugin)?,
+            "restart" => self.command(plugin()?, Plugins::restart_plugin)?,
+            "reload" => match &arguments.plugin {
+                Some(plugin) => self.command(plugin, Plugins::replace_plugin)?,
+                None => self.reload()?,
+            },
+            method => {
+                let message = format!("`{CONTROL_ID}.{method}` does not exist");
+                return Err(Fault::new(Code::NotFound, message));
+            }
+        };
+        Reply::of(&answer)
+    }
+}
+
+impl Actor {
+    fn command(
+        &self,
+        plugin: &str,
+        command: fn(&Plugins, &str) -> Result<String, CommandError>,
+    ) -> Result<serde_json::Value, Fault> {
+        let answer = command(&self.plugins, plugin).map_err(|error| fault(&error))?;
+        Ok(json!({ "plugin": plugin, "answer": answer }))
+    }
+
+    fn reload(&self) -> Result<serde_json::Value, Fault> {
+        let Some(reload) = &self.reload else {
+            let message = "this broker has no configuration file to read again";
+            return Err(Fault::new(Code::InvalidArgument, message));
+        };
+        let report = reload(&self.plugins).map_err(|why| Fault::new(Code::InvalidArgument, why))?;
+        Ok(json!(report))
+    }
+}
+
+fn fault(error: &CommandError) -> Fault {
+    let code = match error {
+        CommandError::Unknown { .. } => Code::NotFound,
+        CommandError::Refused { .. } => Code::Refused,
+    };
+    Fault::new(code, error.to_string())
+}
+
+const METHODS: [&str; 6] = ["plugins", "why", "start", "stop", "restart", "reload"];

@@ -1,0 +1,339 @@
+//! One process of a plugin as a child of a supervision tree.
+//!
+//! Carries out what the plugins' group decides and reports what becomes of it: prepares, starts,
+//! attaches to the broker, says when it is ready, stops in steps. It decides nothing about
+//! restarts.
+//!
+//! An incarnation owes the group one `exited`, after everything of it is gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::board::{Board, Seat};
+use super::exit::Exit as ProcessExit;
+use super::output::Stream;
+use super::plugins::{Observer, PluginEvent};
+use super::process::Process;
+use super::recipe::RecipeCell;
+use super::roster::{Alive, Roster};
+use crate::broker::Broker;
+use crate::engine::supervise::Exit;
+use crate::engine::{Attachment, PluginExit, RegistrationDifference};
+use crate::id::PluginId;
+use crate::limit;
+use crate::net::clock;
+use crate::supervise::{Child, Reports};
+
+/// What its incarnations share.
+pub(crate) struct Plugin {
+    pub(crate) id: PluginId,
+    pub(crate) seat: Seat,
+    pub(crate) recipe: Arc<RecipeCell>,
+    pub(crate) broker: Broker,
+    pub(crate) board: Board,
+    pub(crate) roster: Roster,
+    pub(crate) observe: Observer,
+}
+
+/// The child.
+pub(crate) struct PluginChild {
+    plugin: Arc<Plugin>,
+    /// Those that were started and not forgotten, by generation.
+    incarnations: BTreeMap<u64, Incarnation>,
+}
+
+struct Incarnation {
+    /// The number under which the broker knows it.
+    number: u32,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What an incarnation is told. Each at most once or twice in its life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Order {
+    /// Let this other one serve in its place.
+    SwitchTo(u32),
+    Stop,
+    Kill,
+}
+
+impl PluginChild {
+    pub(crate) fn new(plugin: Plugin) -> Self {
+        Self { plugin: Arc::new(plugin), incarnations: BTreeMap::new() }
+    }
+
+    fn tell(&self, generation: u64, order: Order) {
+        if let Some(incarnation) = self.incarnations.get(&generation)
+            && incarnation.orders.try_send(order).is_err()
+        {
+            // It has ended; what ended needs no orders.
+            log::debug!("{order:?} came too late for {}", self.plugin.id);
+        }
+    }
+}
+
+impl Child for PluginChild {
+    fn start(&mut self, reports: Reports) {
+        self.incarnations.retain(|_, incarnation| !incarnation.orders.is_closed());
+        // Two numbers for each instance, so that a successor can live beside the one it replaces.
+        let replaced = reports.replaces().and_then(|old| self.incarnations.get(&old));
+        let replaces = replaced.map(|incarnation| incarnation.number);
+        let number = replaces.map_or(self.plugin.seat.1 * 2, |number| number ^ 1);
+        let (orders, ordered) = mpsc::channel(Self::ORDERS_MAX);
+        self.incarnations.insert(reports.generation(), Incarnation { number, orders });
+        let life = Life { plugin: Arc::clone(&self.plugin), number, replaces, reports };
+        tokio::spawn(life.live(ordered));
+    }
+
+    fn stop(&mut self, generation: u64, _within: Option<Duration>) {
+        self.tell(generation, Order::Stop);
+    }
+
+    fn kill(&mut self, generation: u64) {
+        self.tell(generation, Order::Kill);
+    }
+
+    fn switch(&mut self, from: u64, to: u64) {
+        if let Some(successor) = self.incarnations.get(&to) {
+            self.tell(from, Order::SwitchTo(successor.number));
+        }
+    }
+}
+
+impl PluginChild {
+    /// Switch, stop, kill, and one to spare.
+    const ORDERS_MAX: usize = 4;
+}
+
+/// One incarnation, from its start to its end.
+struct Life {
+    plugin: Arc<Plugin>,
+    number: u32,
+    replaces: Option<u32>,
+    reports: Reports,
+}
+
+impl Life {
+    async fn live(self, mut orders: mpsc::Receiver<Order>) {
+        let exit = self.run(&mut orders).await.unwrap_or_else(|exit| exit);
+        self.reports.exited(exit);
+    }
+
+    /// Gives how it ended; the error is an end before there was a process.
+    async fn run(&self, orders: &mut mpsc::Receiver<Order>) -> Result<Exit, Exit> {
+        let Plugin { id, seat, recipe, broker, board, roster, observe } = &*self.plugin;
+        let began = clock::instant();
+        let chosen = recipe.get();
+        let spec = tokio::select! {
+            prepared = chosen.prepare(seat.1) => prepared.map_err(|why| {
+                Exit::StartFailed { permanent: true, why: why.into() }
+            })?,
+            _ = orders.recv() => return Ok(Exit::Stopped),
+        };
+        let (process, socket) = Process::start(&spec, self.sink()).await.map_err(|error| {
+            let permanent = error.is_permanent();
+            Exit::StartFailed { permanent, why: error.to_string().into() }
+        })?;
+        let pid = process.pid();
+        board.started(seat, pid);
+        let alive = Alive { pid, number: self.number, reports: self.reports.clone() };
+        let entry = roster.enter(seat, alive);
+        observe.tell(PluginEvent::Started { id: id.clone(), pid });
+        let attachment =
+            Attachment { plugin: id.clone(), instance: self.number, replaces: self.replaces };
+        if let Err(error) = broker.attach_instance(socket, attachment).await {
+            process.kill().await;
+            return Err(Exit::StartFailed { permanent: false, why: error.to_string().into() });
+        }
+        let (exit, was_ready, expected) = self.serve(&process, began, orders).await;
+        drop(entry);
+        board.ended(seat, exit);
+        let text = exit.to_string();
+        // Before the group hears of it, so that callers are told how it ended.
+        let exited = PluginExit { text: text.clone(), back_at: None };
+        if let Err(error) = broker.plugin_exited(id, self.number, exited).await {
+            log::debug!("nobody is left to hear how {id} ended: {error}");
+        }
+        observe.tell(PluginEvent::Exited { id: id.clone(), exit, expected });
+        if exit == ProcessExit::Unkillable {
+            process.gone().await;
+        }
+        Ok(match exit {
+            ProcessExit::Code(0) if expected => Exit::Stopped,
+            exit if was_ready || expected => ending(exit),
+            exit => early(exit, &board.stderr(seat)),
+        })
+    }
+
+    /// From its start to its end; says whether it ever was ready, and whether it was asked to end.
+    async fn serve(
+        &self,
+        process: &Process,
+        began: Instant,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> (ProcessExit, bool, bool) {
+        let Plugin { id, broker, observe, .. } = &*self.plugin;
+        let mut was_ready = false;
+        let mut retires = false;
+        loop {
+            tokio::select! {
+                // What the process says of itself explains more than what the broker sees.
+                biased;
+                exit = process.exited() => return (exit, was_ready, false),
+                Some(order) = orders.recv() => match order {
+                    Order::SwitchTo(successor) => {
+                        retires = self.hand_over(successor).await;
+                    }
+                    Order::Stop => {
+                        let exit = tokio::select! {
+                            exit = self.stop(process, retires) => exit,
+                            // A second order can only be to kill.
+                            _ = orders.recv() => process.kill().await,
+                        };
+                        return (exit, was_ready, true);
+                    }
+                    Order::Kill => return (process.kill().await, was_ready, false),
+                },
+                ready = broker.wait_instance_ready(id, self.number), if !was_ready => {
+                    if ready.is_err() {
+                        return (process.kill().await, false, false);
+                    }
+                    was_ready = true;
+                    let after = began.elapsed();
+                    observe.tell(PluginEvent::Ready { id: id.clone(), after });
+                    self.reports.ready();
+                }
+            }
+        }
+    }
+
+    /// Lets the successor serve. True when this one has nothing more to do than to finish.
+    async fn hand_over(&self, successor: u32) -> bool {
+        let Plugin { id, broker, .. } = &*self.plugin;
+        if let Ok(Some(difference)) = broker.compare(id, successor).await {
+            self.show(difference).await;
+        }
+        match broker.switch(id, successor).await {
+            Ok(Ok(())) => true,
+            Ok(Err(fault)) => {
+                log::warn!("plugin {id} could not be replaced: {fault}");
+                false
+            }
+            Err(error) => {
+                log::debug!("plugin {id} is not replaced: {error}");
+                false
+            }
+        }
+    }
+
+    /// Tells people what callers will find different.
+    async fn show(&self, difference: RegistrationDifference) {
+        let Plugin { id, seat, broker, observe, .. } = &*self.plugin;
+        let event = serde_json::json!({
+            "id": id.as_str(),
+            "instance": seat.1,
+            "state": "replacing",
+            "from": "replacing",
+            "cause": "its successor is ready",
+            "difference": &difference,
+        });
+        if let Err(error) = broker.publish_own(&format!("lifecycle.{id}.replacing"), &event).await {
+            log::debug!("nobody is left to hear of {id}: {error}");
+        }
+        observe.tell(PluginEvent::Compared { id: id.clone(), difference });
+    }
+
+    /// The steps of a stop: the notice, then signals.
+    async fn stop(&self, process: &Process, retires: bool) -> ProcessExit {
+        let Plugin { id, broker, recipe, .. } = &*self.plugin;
+        if retires {
+            // The broker tells it to leave when it has answered what it has.
+            return process.stop(limit::RETIRE_TIMEOUT, limit::STOP_SIGNAL_TIMEOUT).await;
+        }
+        let grace = recipe.get().stop_grace();
+        // Who cannot be told has nothing to finish for us.
+        let heard = matches!(broker.stop_instance(id, self.number, grace).await, Ok(true));
+        let notice = if heard { grace } else { Duration::ZERO };
+        process.stop(notice, limit::STOP_SIGNAL_TIMEOUT).await
+    }
+
+    /// Where its lines go.
+    fn sink(&self) -> impl Fn(Stream, &str) + Clone + Send + Sync + 'static {
+        let plugin = Arc::clone(&self.plugin);
+        move |stream, line| {
+            if stream == Stream::Stderr {
+                plugin.board.complained(&plugin.seat, line);
+            }
+            let (id, line) = (plugin.id.clone(), line.to_owned());
+            plugin.observe.tell(PluginEvent::Printed { id, stream, line });
+        }
+    }
+}
+
+/// The end of a process that had been ready.
+fn ending(exit: ProcessExit) -> Exit {
+    match exit {
+        ProcessExit::Code(0) => Exit::Normal,
+        ProcessExit::Code(code) => Exit::Code(code),
+        ProcessExit::Signal { number, core } => Exit::Signal { number, core },
+        ProcessExit::OutOfMemory => Exit::Oom,
+        ProcessExit::Killed | ProcessExit::Unkillable | ProcessExit::Unknown => {
+            Exit::Signal { number: SIGKILL, core: false }
+        }
+    }
+}
+
+/// The end of a process that never was ready. Some ends say that the next start ends the same way.
+fn early(exit: ProcessExit, stderr: &[String]) -> Exit {
+    let complaint = stderr.iter().rev().find(|line| !line.trim().is_empty());
+    let permanent = match exit {
+        // As a shell says that there is no such program, or that it cannot be executed.
+        ProcessExit::Code(126 | 127) => true,
+        ProcessExit::Code(_) => complaint.is_some_and(|line| is_import_error(line)),
+        _ => false,
+    };
+    let complaint = complaint.map_or_else(String::new, |line| format!(": {}", line.trim()));
+    Exit::StartFailed { permanent, why: format!("it {exit} before it was ready{complaint}").into() }
+}
+
+/// Whether the last line of a traceback says that the program itself has to be changed, or that
+/// something has to be installed.
+fn is_import_error(line: &str) -> bool {
+    let kind = line.trim_start().split(':').next().unwrap_or_default();
+    PERMANENT_ERRORS.contains(&kind)
+}
+
+/// Of Python and Node.
+const PERMANENT_ERRORS: &[&str] =
+    &["ModuleNotFoundError", "ImportError", "SyntaxError", "IndentationError", "TabError"];
+
+const SIGKILL: i32 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_cannot_mend_itself_is_told_from_bad_luck() {
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let traceback = "Traceback (most recent call last):\n  File \"x.py\", line 1\n\
+                         ModuleNotFoundError: No module named 'requests'\n";
+        let cases = [
+            (ProcessExit::Code(1), traceback, true),
+            (ProcessExit::Code(1), "SyntaxError: invalid syntax", true),
+            (ProcessExit::Code(1), "ConnectionRefusedError: [Errno 111]", false),
+            (ProcessExit::Code(127), "sh: 1: nothing: not found", true),
+            (ProcessExit::Code(0), "", false),
+            (ProcessExit::Signal { number: 11, core: false }, traceback, false),
+        ];
+        for (exit, stderr, expected) in cases {
+            let early = early(exit, &lines(stderr));
+            assert_eq!(early.is_permanent(), expected, "{exit} {stderr}");
+        }
+        let text = early(ProcessExit::Code(1), &lines(traceback)).to_string();
+        assert!(text.contains("No module named 'requests'"), "{text}");
+    }
+}
