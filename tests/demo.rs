@@ -53,6 +53,8 @@ fn every_line_of_the_demo_holds() {
         "broadcast",
         "mistakes",
         "a death",
+        "a reload",
+        "orphans",
         "a stall",
         "speed",
         "the end",
@@ -88,7 +90,7 @@ fn a_demo_that_cannot_start_fails_and_cleans_up() {
     let outcome = Outcome::of(
         &command(&place, &["demo"]).env("PATH", place.path().join("bin")).output().unwrap(),
     );
-    outcome.expect(1, &["plugin `extract`"]);
+    outcome.expect(1, &["plugin `", "exited with code 7", "broken"]);
     assert_eq!(left_behind(&place), ["bin"]);
 }
 

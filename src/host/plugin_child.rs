@@ -78,10 +78,11 @@ impl PluginChild {
 impl Child for PluginChild {
     fn start(&mut self, reports: Reports) {
         self.incarnations.retain(|_, incarnation| !incarnation.orders.is_closed());
-        // Two numbers for each instance, so that a successor can live beside the one it replaces.
         let replaced = reports.replaces().and_then(|old| self.incarnations.get(&old));
         let replaces = replaced.map(|incarnation| incarnation.number);
-        let number = replaces.map_or(self.plugin.seat.1 * 2, |number| number ^ 1);
+        // Never used twice, so that a successor's successor can live beside one that still
+        // finishes its calls.
+        let number = u32::try_from(reports.generation()).unwrap_or(u32::MAX);
         let (orders, ordered) = mpsc::channel(Self::ORDERS_MAX);
         self.incarnations.insert(reports.generation(), Incarnation { number, orders });
         let life = Life { plugin: Arc::clone(&self.plugin), number, replaces, reports };

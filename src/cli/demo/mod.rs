@@ -6,8 +6,10 @@
 //! tour ends.
 
 mod death;
+mod orphans;
 pub(crate) mod peer;
 pub(crate) mod relay;
+mod reload;
 mod report;
 pub(crate) mod speed;
 mod stage;
@@ -81,6 +83,8 @@ async fn tour(report: &mut Report) -> Result<()> {
         "broadcast": steps::broadcast,
         "mistakes": steps::mistakes,
         "a death": death::death,
+        "a reload": reload::reload,
+        "orphans": orphans::orphans,
         "a stall": steps::stall,
         "speed": speed::speed,
     }

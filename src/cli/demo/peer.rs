@@ -1,6 +1,6 @@
 //! A plugin of the demo, in Rust. `peer.py` is the same in Python.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use schemars::JsonSchema;
@@ -15,8 +15,13 @@ pub(crate) async fn run(id: &str) -> Result<()> {
     let received = Rc::new(RefCell::new(Received::default()));
     let [news, notices, reported] = std::array::from_fn(|_| seen.clone());
     let taken = Rc::clone(&received);
+    let calls = Rc::new(Cell::new(0_u64));
     Plugin::new(id)
         .method("echo", async |Echo { value }: Echo, _: &Context| Ok(value))
+        .method("count", async move |(): (), _: &Context| {
+            calls.set(calls.get() + 1);
+            Ok((std::process::id(), calls.get()))
+        })
         .method("report", async move |wanted: Wanted, _: &Context| {
             let mut seen = reported.subscribe();
             let seen = seen

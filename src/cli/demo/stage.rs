@@ -94,6 +94,13 @@ impl Stage {
         Ok(plugins.all_ready().await?)
     }
 
+    /// Starts a new process of a plugin, which takes over from the old one.
+    pub(super) fn replace(&self, id: &str) -> steps::Result<()> {
+        let plugins = self.plugins.as_ref().ok_or("there are no plugins")?;
+        plugins.replace_plugin(id)?;
+        Ok(())
+    }
+
     /// Sends a signal to a plugin's process.
     pub(super) fn signal(&self, id: &str, signal: Signal) -> steps::Result<()> {
         let seen = self.seen.lock();
