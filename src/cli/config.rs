@@ -5,6 +5,7 @@
 //! name = "notes"              # also the name of the socket, unless that is given
 //! socket = "run/notes.sock"
 //! limits = { sessions = 1_000 }
+//! starts = { per_second = 10, burst = 20, at_once = 4 }    # how fast plugins are started
 //!
 //! [runtimes.python]           # what starts the file of a plugin; see docs/manifest.md
 //! command = ["python3", "-X", "dev", "{entry}"]
@@ -35,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::engine::supervise::Governor;
 use crate::host::dependencies::{self, DependencyErrors};
 use crate::host::discovery::{DiscoveryError, discover};
 use crate::host::document::{self, Entry, Problem};
@@ -50,6 +52,7 @@ pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) limits: Limits,
+    pub(crate) starts: Governor,
     pub(crate) runtimes: Runtimes,
     pub(crate) plugins: Vec<Manifest>,
 }
@@ -232,7 +235,11 @@ fn read_broker(config: &mut Config, broker: &Entry, base: &Path) -> Result<(), P
             }
             "socket" => config.socket = Some(base.join(entry.string()?)),
             "limits" => config.limits = read_limits(entry)?,
-            _ => return Err(entry.unknown("[broker]", &["name", "socket", "limits"])),
+            "starts" => config.starts = read_starts(entry)?,
+            _ => {
+                let keys = ["name", "socket", "limits", "starts"];
+                return Err(entry.unknown("[broker]", &keys));
+            }
         }
     }
     Ok(())
@@ -250,6 +257,27 @@ fn read_limits(limits: &Entry) -> Result<Limits, Problem> {
     // Two that do not go together are both in here, or one of them is and the other the default.
     read.check().map_err(|error| limits.wrong_key(error.to_string()))?;
     Ok(read)
+}
+
+fn read_starts(starts: &Entry) -> Result<Governor, Problem> {
+    let (mut per_second, mut burst, mut at_once) = (10, 20, 4);
+    for entry in starts.table()? {
+        let number = match entry.key.as_str() {
+            "per_second" => &mut per_second,
+            "burst" => &mut burst,
+            "at_once" => &mut at_once,
+            _ => return Err(entry.unknown("[broker.starts]", &["per_second", "burst", "at_once"])),
+        };
+        *number = match entry.number()? {
+            read @ 1..=STARTS_MAX => u32::try_from(read).expect("it is at most `STARTS_MAX`"),
+            read => {
+                let key = &entry.key;
+                let range = format!("must be from 1 to {STARTS_MAX}");
+                return Err(entry.wrong(format!("`{key}` is {read}, but {range}")));
+            }
+        };
+    }
+    Ok(Governor::new(per_second, burst, at_once))
 }
 
 fn read_runtimes(runtimes: &mut Runtimes, entry: &Entry) -> Result<(), Problem> {
@@ -316,6 +344,9 @@ fn read_plugin(
     }
     Ok(manifest)
 }
+
+/// More starts than any machine could make of it.
+const STARTS_MAX: u64 = 10_000;
 
 /// What a directory is searched for.
 pub(crate) const FILE_NAME: &str = "plugbus.toml";
@@ -392,6 +423,8 @@ mod tests {
                 2,
                 "`message_bytes` is 1000, but must be from 1048576 to 1073741824",
             ),
+            ("[broker.starts]\nat_onse = 1", 2, "did you mean `at_once`?"),
+            ("[broker.starts]\nburst = 0", 2, "`burst` is 0, but must be from 1 to 10000"),
             ("plugins = 3", 1, "`plugins` must be a table"),
             ("[runtimes.x]\ncommand = [\"x\"]", 2, "the command has no `{entry}`"),
             ("[runtimes.x]", 1, "[runtimes.x] has no command: add `command = "),
@@ -418,6 +451,19 @@ mod tests {
             );
             assert!(message.contains(wanted), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn what_bounds_starts_is_what_is_given_beside_the_defaults() {
+        let starts = |text: &str| {
+            let config = Config::parse(text, Path::new("/app/plugbus.toml")).unwrap();
+            format!("{:?}", config.starts)
+        };
+        let usual = format!("{:?}", Governor::default());
+        assert_eq!(starts(""), usual);
+        assert_eq!(starts("[broker.starts]"), usual);
+        let faster = format!("{:?}", Governor::new(1_000, 100, 4));
+        assert_eq!(starts("[broker.starts]\nper_second = 1_000\nburst = 100"), faster);
     }
 
     #[test]

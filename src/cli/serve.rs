@@ -91,6 +91,7 @@ async fn serve(
     let (lend, inherit_env) = (python::lend(), served.inherit_env);
     let mut builder = Plugins::builder(broker)
         .runtimes(served.config.runtimes)
+        .governor(served.config.starts)
         .dress(move |plugin| match inherit_env {
             true => lend(plugin).inherit_env(true),
             false => lend(plugin),

@@ -37,6 +37,7 @@ A plugbus.toml:
   name = \"notes\"              # the socket is then notes.sock instead of default.sock
   socket = \"run/notes.sock\"   # or anywhere else
   limits = { sessions = 1000, heartbeat_ms = 15000 }
+  starts = { per_second = 10, burst = 20, at_once = 4 }   # how fast plugins start: the defaults
 
   [plugins.extract]           # plugins start side by side …
   command = [\"python3\", \"extract.py\"]
