@@ -14,6 +14,8 @@ mod report;
 mod run;
 mod scenario;
 mod sdk;
+mod supervision;
+mod supervisor;
 mod wire;
 
 use std::time::Duration;
@@ -56,6 +58,9 @@ enum Command {
     /// Plays one part of a scenario. The load test starts these itself.
     #[command(hide = true)]
     Part { part: String, parent: i32 },
+    /// Is the plugin of a scenario. The load test's broker starts these.
+    #[command(hide = true)]
+    Plugin,
 }
 
 fn main() -> Result<()> {
@@ -67,5 +72,6 @@ fn main() -> Result<()> {
         }
         Command::Report { markdown } => report::print(&run::Results::load()?, markdown),
         Command::Part { part, parent } => part::play(&part, parent),
+        Command::Plugin => supervisor::play_plugin(),
     }
 }

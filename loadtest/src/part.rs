@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::{broker, crowd, relay, sdk, wire};
+use crate::{broker, crowd, relay, sdk, supervisor, wire};
 
 /// What a process does.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -19,7 +19,7 @@ pub(crate) struct Part {
     pub(crate) size: usize,
     /// How long to send or to ask.
     pub(crate) nanos: u64,
-    /// Calls in the air, connections, or receivers.
+    /// Calls in the air, connections, receivers, or plugins.
     pub(crate) count: usize,
 }
 
@@ -58,6 +58,10 @@ pub(crate) enum Role {
     Call,
     /// Connections that do nothing.
     Crowd,
+    /// In the middle, with plugins that it supervises.
+    Supervise,
+    /// The same with one plugin in Python.
+    SupervisePython,
 }
 
 /// What a process says of itself, one JSON value a line.
@@ -72,6 +76,12 @@ pub(crate) enum Line {
     Received { count: u64, ended: u64, cpu: u64 },
     /// All calls have their answers.
     Called { count: u64, elapsed: u64, p50: u64, p99: u64 },
+    /// The plugins are started from that moment on.
+    Supervises { at: u64 },
+    /// A plugin was ready at that moment.
+    Serves { pid: u32, at: u64 },
+    /// All plugins had been stopped at that moment.
+    Stopped { at: u64 },
 }
 
 /// Plays a part. The process must not outlive its parent.
@@ -83,6 +93,8 @@ pub(crate) fn play(part: &str, parent: i32) -> Result<()> {
         (Role::Server, System::Relay) => relay::serve(&socket),
         (Role::Server, System::Plugbus | System::Single | System::Wire) => broker::serve(socket),
         (Role::Crowd, _) => crowd::gather(&socket, count),
+        (Role::Supervise, _) => supervisor::supervise(&socket, count),
+        (Role::SupervisePython, _) => supervisor::supervise_python(&socket),
 
         (Role::Send | Role::Publish, System::Relay) => relay::client::send(&socket, size, nanos),
         (Role::Receive | Role::Subscribe, System::Relay) => relay::client::receive(&socket, size),

@@ -61,14 +61,36 @@ impl Process {
 
     /// Nanoseconds that its threads have run.
     pub(crate) fn cpu_nanos(&self) -> Result<u64> {
-        let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
-            let nanos = schedstat.split_whitespace().next().context("an empty schedstat")?;
-            sum += nanos.parse::<u64>()?;
-        }
-        Ok(sum)
+        cpu_nanos(self.id())
     }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The processes that its threads have started and not collected.
+    pub(crate) fn children(&self) -> Result<Vec<u32>> {
+        let mut children = Vec::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let pids = fs::read_to_string(task?.path().join("children"))?;
+            for pid in pids.split_whitespace() {
+                children.push(pid.parse()?);
+            }
+        }
+        Ok(children)
+    }
+}
+
+/// Nanoseconds that the threads of a process have run.
+pub(crate) fn cpu_nanos(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
+        let nanos = schedstat.split_whitespace().next().context("an empty schedstat")?;
+        sum += nanos.parse::<u64>()?;
+    }
+    Ok(sum)
 }
 
 impl Drop for Process {

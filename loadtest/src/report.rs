@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::part::System;
 use crate::run::Results;
 use crate::scenario::{Figures, Rounds, Scenario, Unit};
+use crate::supervision::Goal;
 
 /// One line for each cell of a run.
 pub(crate) fn progress(scenario: &Scenario, system: System, round: usize, figures: &Figures) {
@@ -37,6 +38,8 @@ pub(crate) fn print(results: &Results, markdown: bool) -> Result<()> {
     print!("{}", calls(results));
     println!();
     print!("{}", idle(results));
+    println!();
+    print!("{}", supervision(results));
     Ok(())
 }
 
@@ -98,6 +101,23 @@ fn idle(results: &Results) -> String {
         row("one of 1,000 idle connections", "connection_kib", "KiB");
         row("CPU of the idle broker", "cpu_percent", "%");
         row("CPU with 1,000 idle connections", "crowded_cpu_percent", "%");
+    }
+    table.text
+}
+
+fn supervision(results: &Results) -> String {
+    let mut table = Table::new(&["supervision", "goal", "measured", ""]);
+    for (_, cells) in rows(results, &[Unit::Supervision]) {
+        for Goal { title, figure, below, unit } in Goal::ALL {
+            let Some(value) = cells.median(System::Plugbus, figure) else { continue };
+            let outcome = if value < *below { "met" } else { "missed" };
+            table.row([
+                (*title).to_owned(),
+                format!("< {below} {unit}"),
+                format!("{value:.2} {unit}"),
+                outcome.to_owned(),
+            ]);
+        }
     }
     table.text
 }

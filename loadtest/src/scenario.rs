@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::part::{Line, Part, Role, System};
 use crate::process::Process;
+use crate::supervision;
 
 /// One scenario.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,8 @@ pub(crate) enum Unit {
     Micros,
     /// Less is better; nothing to compare with.
     Memory,
+    /// Less is better; there are goals.
+    Supervision,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,7 @@ enum Kind {
     FanOut,
     Call,
     Idle,
+    Supervise,
 }
 
 /// Figures of one run, by name.
@@ -87,6 +91,14 @@ impl Scenario {
             size: 64,
             count: 1_000,
         },
+        Self {
+            name: "supervise",
+            title: "plugins that are killed, and 100 idle plugins",
+            unit: Unit::Supervision,
+            kind: Kind::Supervise,
+            size: 64,
+            count: 100,
+        },
     ];
 
     const fn stream(name: &'static str, title: &'static str, size: usize) -> Self {
@@ -111,7 +123,7 @@ impl Scenario {
             Kind::Stream => true,
             Kind::Call => system != System::Single,
             Kind::FanOut => !matches!(system, System::Plugbus | System::Single),
-            Kind::Idle => system == System::Plugbus,
+            Kind::Idle | Kind::Supervise => system == System::Plugbus,
         }
     }
 
@@ -130,6 +142,7 @@ impl Scenario {
             Kind::FanOut => self.run_stream(&part, Role::Publish, Role::Subscribe),
             Kind::Call => run_calls(&part),
             Kind::Idle => run_idle(&part),
+            Kind::Supervise => supervision::run(&part),
         }
     }
 
