@@ -134,6 +134,7 @@ impl Recipe {
                 disable_after: Some(backoff.disable_after),
                 ..supervise::Backoff::plugin()
             },
+            intensity: Some(self.intensity()),
             after,
             lazy: *lazy,
             idle_sleep: *idle_sleep,
@@ -141,7 +142,7 @@ impl Recipe {
         }
     }
 
-    pub(crate) fn intensity(&self) -> Intensity {
+    fn intensity(&self) -> Intensity {
         let intensity = &self.lifecycle.intensity;
         Intensity { restarts_max: intensity.restarts, window: intensity.within }
     }

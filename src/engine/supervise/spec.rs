@@ -141,6 +141,9 @@ pub struct ChildSpec {
     pub start_timeout: Option<Duration>,
     /// What follows on failures.
     pub backoff: Backoff,
+    /// How many restarts are too many where each child has a window of its own; `None` is what its
+    /// group says.
+    pub intensity: Option<Intensity>,
     /// Children that have to be ready before it starts; only in dynamic groups.
     pub after: Vec<ChildId>,
     /// Not started with the group, but on demand.
@@ -162,6 +165,7 @@ impl ChildSpec {
             significant: false,
             start_timeout: Some(Duration::from_secs(10)),
             backoff: Backoff::none(),
+            intensity: None,
             after: Vec::new(),
             lazy: false,
             idle_sleep: None,

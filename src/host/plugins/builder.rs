@@ -115,12 +115,8 @@ impl PluginsBuilder {
         let (broker, dress) = (self.broker, self.dress);
         let (board, roster) = (Board::default(), Roster::default());
         let observe = self.observe.keeping(self.logs);
-        let mut flags = GroupFlags::plugins();
-        if let Some((_, recipe)) = self.recipes.first() {
-            flags.intensity = recipe.intensity();
-        }
         let limiter = StartLimiter::new(self.governor);
-        let mut builder = Group::builder("plugins", flags).limiter(&limiter);
+        let mut builder = Group::builder("plugins", GroupFlags::plugins()).limiter(&limiter);
         let mut recipes = BTreeMap::new();
         for (id, recipe) in self.recipes {
             let recipe = Arc::new(RecipeCell::new(recipe.dressed(dress.clone())));
@@ -134,8 +130,10 @@ impl PluginsBuilder {
         }
         // Before the first start, so that whoever calls a plugin meanwhile is held.
         for (id, recipe) in &recipes {
-            let lazy = recipe.get().lifecycle().lazy;
-            broker.set_presence(id, presence::before_start(lazy)).await?;
+            let recipe = recipe.get();
+            let Lifecycle { lazy, hold, .. } = recipe.lifecycle();
+            broker.set_hold(id, *hold).await?;
+            broker.set_presence(id, presence::before_start(*lazy)).await?;
         }
         let noted = (board.clone(), observe.clone());
         let group = builder

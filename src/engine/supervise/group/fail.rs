@@ -132,8 +132,12 @@ impl Group {
         }
         let is_worn_out =
             child.spec.backoff.disable_after.is_some_and(|most| child.failures > most);
-        let window = if quarantines { &mut child.window } else { &mut self.window };
-        let is_exhausted = window.add(now, self.flags.intensity);
+        let (window, intensity) = if quarantines {
+            (&mut child.window, child.spec.intensity.unwrap_or(self.flags.intensity))
+        } else {
+            (&mut self.window, self.flags.intensity)
+        };
+        let is_exhausted = window.add(now, intensity);
         if !quarantines && (is_exhausted || is_worn_out) {
             return self.exhaust(index, "too many restarts: ", exit);
         }
