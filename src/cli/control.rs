@@ -142,7 +142,10 @@ async fn give(
         let Answer { plugin, answer } = &answer;
         terminal.line(format_args!("{BOLD}{plugin}{BOLD:#} {answer}"))?;
     }
-    if order.wait.no_wait || answer.answer.ends_with("already") {
+    // What is on its way already is waited for like what this command has begun.
+    let is_done = answer.answer.ends_with("already")
+        && !["starting", "stopping", "replacing"].iter().any(|it| answer.answer.contains(it));
+    if order.wait.no_wait || is_done {
         return Ok(());
     }
     let followed = follow(terminal, &mut events, outcome);
@@ -263,7 +266,9 @@ enum Outcome {
 
 fn serves(change: &Change) -> Option<Outcome> {
     match change.state.as_str() {
-        "ready" | "busy" | "half-open" if change.from == "starting" => Some(Outcome::Reached),
+        "ready" | "busy" if change.from == "starting" => Some(Outcome::Reached),
+        // On trial, and ready.
+        "half-open" if change.from == "half-open" => Some(Outcome::Reached),
         "failed" | "disabled" | "quarantined" | "backing-off" => Some(Outcome::Failed),
         _ => None,
     }
