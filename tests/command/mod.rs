@@ -123,14 +123,42 @@ impl Serving {
     /// The next event of a kind.
     #[track_caller]
     pub fn wait_for(&mut self, kind: &str) -> Value {
+        self.wait_until(kind, |event| event["event"] == kind)
+    }
+
+    /// The next event of a kind about a plugin.
+    #[track_caller]
+    pub fn wait_for_plugin(&mut self, kind: &str, plugin: &str) -> Value {
+        let wanted = format!("{kind} of {plugin}");
+        self.wait_until(&wanted, |event| event["event"] == kind && event["plugin"] == plugin)
+    }
+
+    /// The next line of a plugin that has this in it.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, part: &str) -> String {
+        let has_it = |line: &Value| line.as_str().is_some_and(|line| line.contains(part));
+        let event = self.wait_until(part, |it| it["event"] == "output" && has_it(&it["line"]));
+        event["line"].as_str().unwrap().to_owned()
+    }
+
+    /// The next time that a plugin gets into a state; the event that says so.
+    #[track_caller]
+    pub fn wait_for_state(&mut self, plugin: &str, state: &str) -> Value {
+        self.wait_until(&format!("{plugin} {state}"), |event| {
+            event["event"] == "changed" && event["plugin"] == plugin && event["to"] == state
+        })
+    }
+
+    #[track_caller]
+    fn wait_until(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         while let Some(event) = self.next() {
-            if event["event"] == kind {
+            if is_it(&event) {
                 return event;
             }
         }
         let mut error = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
-        panic!("no event {kind} after {:?}; {error}", self.seen);
+        panic!("no event {what} after {:?}; {error}", self.seen);
     }
 
     fn next(&mut self) -> Option<Value> {
