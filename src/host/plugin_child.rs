@@ -252,7 +252,8 @@ impl Life {
         let Plugin { id, broker, recipe, .. } = &*self.plugin;
         if retires {
             // The broker tells it to leave when it has answered what it has.
-            return process.stop(limit::RETIRE_TIMEOUT, limit::STOP_SIGNAL_TIMEOUT).await;
+            let notice = recipe.get().stop_grace().max(limit::RETIRE_TIMEOUT);
+            return process.stop(notice, limit::STOP_SIGNAL_TIMEOUT).await;
         }
         let grace = recipe.get().stop_grace();
         // Who cannot be told has nothing to finish for us.

@@ -125,6 +125,10 @@ impl Recipe {
                 _ => supervise::Restart::Permanent,
             },
             shutdown: Shutdown::Within(self.stop_grace() + limit::STOP_SIGNAL_TIMEOUT),
+            // Whoever asks for more time to stop gets it here as well.
+            retire: Shutdown::Within(
+                self.stop_grace().max(limit::RETIRE_TIMEOUT) + limit::STOP_SIGNAL_TIMEOUT,
+            ),
             start_timeout: Some(*start_timeout),
             backoff: supervise::Backoff {
                 delays: supervise::Delays::List(delays.collect()),

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::backoff::Backoff;
 use super::intensity::Intensity;
+use crate::limit;
 
 /// Name of a child, unique in its group. Cloning copies a pointer.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -135,6 +136,9 @@ pub struct ChildSpec {
     pub restart: Restart,
     /// How it is stopped.
     pub shutdown: Shutdown,
+    /// How it is stopped after a successor took over, as long as nothing else wants it gone: it
+    /// may finish what it has.
+    pub retire: Shutdown,
     /// Whether its end may end the group.
     pub significant: bool,
     /// How long it may take to be ready; `None` is for ever.
@@ -162,6 +166,7 @@ impl ChildSpec {
             id: ChildId::new(id),
             restart: Restart::Permanent,
             shutdown: Shutdown::Within(Duration::from_secs(5)),
+            retire: Shutdown::Within(Duration::from_secs(5)),
             significant: false,
             start_timeout: Some(Duration::from_secs(10)),
             backoff: Backoff::none(),
@@ -180,11 +185,12 @@ impl ChildSpec {
     }
 
     /// A plugin process: delays between restarts, 7 s to stop (5 s after the notice, 2 s after the
-    /// signal), 10 s to start, and governed.
+    /// signal), 35 s to finish its calls when it was replaced, 10 s to start, and governed.
     #[must_use]
     pub fn plugin(id: &str) -> Self {
         Self {
             shutdown: Shutdown::Within(Duration::from_secs(7)),
+            retire: Shutdown::Within(limit::RETIRE_TIMEOUT + limit::STOP_SIGNAL_TIMEOUT),
             backoff: Backoff::plugin(),
             governed: true,
             ..Self::new(id)

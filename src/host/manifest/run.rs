@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 
 use super::units::read_count;
 use crate::host::document::{Entry, Problem};
+use crate::limit;
 
 /// How a plugin is started: by a command, or by a runtime that knows what to do with its file.
 #[derive(Clone, Debug, Eq, JsonSchema, PartialEq)]
@@ -152,5 +153,5 @@ fn owned(words: Vec<&str>) -> Vec<String> {
 
 const EXAMPLE: &str = "[\"program\", \"argument\", …]";
 
-/// More than any machine has cores to give to one plugin.
-const INSTANCES_MAX: u32 = 64;
+/// Each may have a successor beside it.
+const INSTANCES_MAX: u32 = limit::INSTANCES_MAX as u32 / 2;

@@ -145,7 +145,7 @@ fn errors_name_the_line_and_what_would_be_right() {
         ("manifest = 1\nid = 'a'\n[run]\ncommand = ['a', 3]", 4, "is a list of strings"),
         ("manifest = 1\nid = 'a'\n[run]\nargs = [\"\\u0000\"]", 4, "a zero byte"),
         ("manifest = 1\nid = 'a'\n[run]\nenv = { 'a=b' = '' }", 4, "cannot be a variable's name"),
-        ("manifest = 1\nid = 'a'\n[run]\ninstances = 65", 4, "at most 64"),
+        ("manifest = 1\nid = 'a'\n[run]\ninstances = 33", 4, "at most 32"),
         ("manifest = 1\nid = 'a'\n[run]\nenty = 'a.py'", 4, "in [run]; did you mean `entry`?"),
     ];
     for (text, line, wanted) in whole {

@@ -128,6 +128,8 @@ impl Group {
         if !matches!(state, State::Failed | State::Disabled) {
             child.forgive();
         }
+        self.hurry_retired(index, governor);
+        let child = &mut self.children[index];
         match state {
             State::Stopped if was_wanted => Ok(Answer::Accepted),
             State::Stopped | State::Failed | State::Disabled => Ok(Answer::Already(state)),
@@ -323,6 +325,8 @@ impl Group {
         let child = &mut self.children[index];
         child.then = Then::Remove;
         child.is_wanted = false;
+        self.hurry_retired(index, governor);
+        let child = &mut self.children[index];
         child.has_turn = false;
         child.is_held = true;
         self.forget_if_removed(index);

@@ -67,7 +67,8 @@ impl Group {
         self.order(Order::Switch { id, from, to });
         self.step(index, Step::Settle, Cause::Replaced);
         self.settle_load(index);
-        self.end_incarnation(index, from, governor);
+        let retire = self.children[index].spec.retire;
+        self.end_incarnation(index, from, retire, governor);
     }
 
     pub(super) fn load(&mut self, index: usize, generation: u64, is_busy: bool) {
@@ -129,17 +130,50 @@ impl Group {
             child.retired.push(one);
             generation
         });
+        let shutdown = child.spec.shutdown;
         self.step(index, Step::Halt, cause);
-        self.end_incarnation(index, current, governor);
+        self.end_incarnation(index, current, shutdown, governor);
         if let Some(successor) = successor {
-            self.end_incarnation(index, successor, governor);
+            self.end_incarnation(index, successor, shutdown, governor);
+        }
+        if then != Then::Start {
+            self.hurry_retired(index, governor);
         }
     }
 
-    fn end_incarnation(&mut self, index: usize, generation: u64, governor: &mut Governor) {
+    /// The child is to be gone: those that were replaced get no more time than any other.
+    pub(super) fn hurry_retired(&mut self, index: usize, governor: &mut Governor) {
+        let child = &mut self.children[index];
+        let latest = match child.spec.shutdown {
+            Shutdown::Brutal => Some(self.now),
+            Shutdown::Within(within) => Some(self.now.saturating_add(within)),
+            Shutdown::Infinite => None,
+        };
+        let Some(latest) = latest else { return };
+        for one in &mut child.retired {
+            if let Life::Stopping { kill_at } = &mut one.phase {
+                *kill_at = Some(kill_at.map_or(latest, |at| at.min(latest)));
+            }
+        }
+        let due = |one: &&Incarnation| one.deadline().is_some_and(|at| at <= self.now);
+        let stopping =
+            child.retired.iter().filter(|one| matches!(one.phase, Life::Stopping { .. }));
+        let late: Vec<u64> = stopping.filter(due).map(|one| one.generation).collect();
+        for generation in late {
+            self.kill_incarnation(index, generation, governor);
+        }
+    }
+
+    fn end_incarnation(
+        &mut self,
+        index: usize,
+        generation: u64,
+        shutdown: Shutdown,
+        governor: &mut Governor,
+    ) {
         let now = self.now;
         let child = &mut self.children[index];
-        let within = match child.spec.shutdown {
+        let within = match shutdown {
             Shutdown::Brutal => return self.kill_incarnation(index, generation, governor),
             Shutdown::Within(within) => Some(within),
             Shutdown::Infinite => None,

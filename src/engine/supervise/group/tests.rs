@@ -587,10 +587,48 @@ fn a_successor_takes_over_when_it_is_ready() {
     driver.report_of("p", old + 1, Report::Ready);
     driver.expect(&["switch p", "stop p"]);
     assert_eq!(driver.state("p"), State::Ready);
-    driver.wait(7_000);
+    // Longer than any other stop: it finishes the calls that it has.
+    driver.wait(36_999);
+    driver.expect(&[]);
+    driver.wait(1);
     driver.expect(&["kill p"]);
     driver.report_of("p", old, Report::Exited(Exit::Signal { number: 9, core: false }));
     assert_eq!((driver.state("p"), driver.group.child("p").unwrap().failures), (State::Ready, 0));
+}
+
+#[test]
+fn a_stop_waits_for_a_replaced_incarnation_no_longer_than_for_any_other() {
+    let replaced = || {
+        let mut driver = up(GroupFlags::plugins(), vec![plugin("p")]);
+        let old = driver.group.child("p").unwrap().generation;
+        driver.command(Command::Replace("p".into())).unwrap();
+        driver.report_of("p", old + 1, Report::Ready);
+        driver.log.clear();
+        driver
+    };
+    for command in [Command::Stop("p".into()), Command::Remove("p".into()), Command::ShutDown] {
+        let mut driver = replaced();
+        driver.command(command.clone()).unwrap();
+        driver.report("p", Report::Exited(Exit::Stopped));
+        driver.log.clear();
+        driver.wait(7_000);
+        assert!(driver.log.contains(&"kill p".to_owned()), "{command:?}: {:?}", driver.log);
+    }
+    // Also where nothing else of the child runs any more.
+    let mut driver = replaced();
+    driver.report("p", Report::Exited(Exit::StartFailed { permanent: true, why: "x".into() }));
+    driver.command(Command::ShutDown).unwrap();
+    driver.log.clear();
+    driver.wait(7_000);
+    driver.expect(&["kill p"]);
+    // A restart needs the place of the one that serves only.
+    let mut driver = replaced();
+    driver.command(Command::Restart("p".into())).unwrap();
+    driver.report("p", Report::Exited(Exit::Stopped));
+    driver.report_if_starting("p");
+    driver.log.clear();
+    driver.wait(30_000);
+    driver.expect(&[]);
 }
 
 #[test]

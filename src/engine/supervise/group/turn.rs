@@ -32,10 +32,11 @@ impl Group {
             if is_ordered && self.children.get(index + 1).is_some_and(|later| !later.is_gone()) {
                 break;
             }
-            let child = &self.children[index];
-            if needed.contains(&child.spec.id) {
+            if needed.contains(&self.children[index].spec.id) {
                 continue;
             }
+            self.hurry_retired(index, governor);
+            let child = &self.children[index];
             if child.state.is_running() {
                 if child.state != State::Stopping {
                     self.stop_child(index, Then::Rest, Cause::GroupStops, governor);
