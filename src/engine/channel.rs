@@ -68,6 +68,9 @@ struct ChannelState {
     /// Who got messages last, and up to which one: it may acknowledge these even where it has taken
     /// the channel back and registered it again meanwhile.
     sent: (SessionId, u64),
+    /// Who got messages before, and up to which one: that it acknowledges them is too late, and no
+    /// fault.
+    sent_before: (SessionId, u64),
     retained: VecDeque<Retained>,
     retained_payload: u64,
     receiver: Option<Arc<Port>>,
@@ -134,6 +137,7 @@ impl Channel {
                 next: None,
                 generation: 0,
                 sent: (SessionId::BROKER, 0),
+                sent_before: (SessionId::BROKER, 0),
                 retained: VecDeque::new(),
                 retained_payload: 0,
                 receiver: None,
@@ -229,6 +233,9 @@ impl Channel {
         }
         if state.receiver.as_ref().is_none_or(|port| port.session != receiver) {
             // It may have taken the channel back while this was on its way.
+            if state.sent_before.0 == receiver && id <= state.sent_before.1 {
+                return Ok(());
+            }
             if state.sent.0 != receiver || id > state.sent.1 {
                 return Err(Fault::new(
                     Code::BadAck,
@@ -248,6 +255,7 @@ impl Channel {
         self.sender.tallies.messages.end(End::Completed, count);
         fx.report(self);
         if state.sender_gone && state.retained.is_empty() {
+            state.next = None;
             fx.change(Change::ChannelDrained(Arc::clone(self)));
             return Ok(());
         }
@@ -263,8 +271,9 @@ impl Channel {
     }
 
     /// Notes that messages `first` to `last` are being written to the receiver, and writes what
-    /// comes before them. Says `false` when they must not be written: they were queued for a
-    /// receiver that has lost the channel since.
+    /// comes before them. Gives the number of those that must not be written: all where they were
+    /// queued for a receiver that has lost the channel since, the first ones where an earlier
+    /// receiver has acknowledged them meanwhile.
     #[must_use]
     pub(crate) fn hand_over(
         self: &Arc<Self>,
@@ -272,15 +281,22 @@ impl Channel {
         (first, last): (u64, u64),
         now: Now,
         mut write: impl FnMut(Bytes),
-    ) -> bool {
+    ) -> u64 {
+        let count = last + 1 - first;
         let mut state = self.state.lock();
         let Some(receiver) = state.receiver.clone().filter(|_| state.generation == generation)
         else {
-            return false;
+            return count;
         };
+        if last <= state.settled {
+            return count;
+        }
+        let first = first.max(state.settled + 1);
         state.handed = state.handed.max(last);
-        let known = if state.sent.0 == receiver.session { state.sent.1 } else { 0 };
-        state.sent = (receiver.session, known.max(last));
+        if state.sent.0 != receiver.session {
+            state.sent_before = std::mem::replace(&mut state.sent, (receiver.session, 0));
+        }
+        state.sent.1 = state.sent.1.max(last);
         if !state.announced {
             state.announced = true;
             receiver.routes.lock().insert(self.number, Route::Channel(Arc::clone(self)));
@@ -292,7 +308,10 @@ impl Channel {
         while let Some((start, end, attempts)) =
             state.repeated.pop_front_if(|&mut (start, ..)| start <= last)
         {
-            debug_assert_eq!(start, first, "a range begins where something queued begins");
+            if end < first {
+                continue;
+            }
+            let start = start.max(first);
             write(
                 FrameBuilder::new(Kind::REDELIVERY)
                     .route(self.number)
@@ -301,7 +320,7 @@ impl Channel {
                     .build(b"", &Redelivery { last: end, attempt: attempts + 1 }.to_bytes()),
             );
         }
-        true
+        count - (last + 1 - first)
     }
 
     /// Has the sender told how far it is, if that has changed.
@@ -444,11 +463,6 @@ impl Channel {
     /// Whether this session is to receive the messages when the present receiver is done.
     pub(crate) fn moves_to(&self, session: SessionId) -> bool {
         self.state.lock().next.as_ref().is_some_and(|port| port.session == session)
-    }
-
-    /// Whether somebody receives the messages.
-    pub(crate) fn has_receiver(&self) -> bool {
-        self.state.lock().receiver.is_some()
     }
 
     /// Whether its sender has gone.
@@ -676,17 +690,7 @@ impl ChannelState {
         }
         self.settled = id;
         self.handed = self.handed.max(id);
-        if id > self.queued {
-            // These were acknowledged before their turn came again.
-            let queued = self.queued;
-            self.repeated.retain_mut(|(first, last, _)| {
-                if *first > queued {
-                    *first = (*first).max(id + 1);
-                }
-                *first <= *last
-            });
-            self.queued = id;
-        }
+        self.queued = self.queued.max(id);
         count
     }
 

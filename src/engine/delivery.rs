@@ -10,6 +10,7 @@ use super::method::Piece;
 use super::outbox::{Source, Taken};
 use super::plain::{for_features, plain_for};
 use super::port::{Port, announce_frame, close_frame};
+use super::run;
 use super::tally::End;
 use crate::wire::body::{self, Gap};
 use crate::wire::{ContentType, FrameBuilder, Kind};
@@ -44,7 +45,9 @@ impl Port {
                     });
                 }
                 Taken::Messages { bytes, channel, generation, first, last, flags } => {
-                    if channel.hand_over(generation, (first, last), now, &mut write) {
+                    let left_out = channel.hand_over(generation, (first, last), now, &mut write);
+                    let bytes = bytes.slice(run::size_of_first(&bytes, left_out)..);
+                    if !bytes.is_empty() {
                         write(for_features(bytes, flags, self.features));
                     }
                 }

@@ -49,11 +49,7 @@ impl Run {
     /// Splits off the first `count` messages, whose payloads sum to what is returned.
     pub(crate) fn split_front(&mut self, count: u64) -> Self {
         assert!(count <= self.count, "a run has no more messages than it has");
-        let mut size = 0;
-        for _ in 0..count {
-            size += message_size(&self.bytes[size..]);
-        }
-        let bytes = self.bytes.split_to(size);
+        let bytes = self.bytes.split_to(size_of_first(&self.bytes, count));
         let payload = payload_size(&bytes);
         let front = Self { bytes, first: self.first, count, payload, flags: self.flags };
         self.first += count;
@@ -61,6 +57,11 @@ impl Run {
         self.payload -= payload;
         front
     }
+}
+
+/// Size of the first `count` messages.
+pub(crate) fn size_of_first(bytes: &[u8], count: u64) -> usize {
+    (0..count).fold(0, |size, _| size + message_size(&bytes[size..]))
 }
 
 /// Size of the first message: its frame, and those behind it that belong to it.

@@ -261,9 +261,9 @@ const TESTS: [&str; 2] = ["simulation", "supervision_model"];
 
 /// Every promise that the simulator checks needs a fault that breaks it, and every rule that the
 /// models of supervision check.
-const PROMISES: [&str; 18] = [
-    "P1", "P2", "P3", "P4", "P5", "P6", "P7", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9",
-    "S10", "S11",
+const PROMISES: [&str; 19] = [
+    "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8",
+    "S9", "S10", "S11",
 ];
 
 #[cfg(test)]

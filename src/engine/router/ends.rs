@@ -26,6 +26,8 @@ pub struct Quarantined {
     pub to: String,
     /// The sending plugin.
     pub from: String,
+    /// The sending session: ids count within it.
+    pub session: u64,
     /// Message id.
     pub id: u64,
     /// Times that it was delivered.
@@ -166,6 +168,7 @@ impl Router {
         let record = Quarantined {
             to: channel.address(),
             from: channel.sender.plugin.as_str().to_owned(),
+            session: channel.sender.session.0,
             id: killer.id,
             attempts: killer.attempts,
             exits: Vec::new(),
@@ -252,6 +255,7 @@ impl Router {
         let record = Quarantined {
             to: call.route.address(),
             from: caller.plugin.as_str().to_owned(),
+            session: caller.session.0,
             id,
             attempts: call.attempts,
             exits: Vec::new(),

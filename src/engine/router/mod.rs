@@ -506,7 +506,9 @@ impl Router {
     }
 
     fn send_shutdown(&mut self, port: &Arc<Port>, shutdown: &Shutdown, now: Now, fx: &mut Effects) {
-        self.instance_mut(port).told_to_stop = true;
+        let instance = self.instance_mut(port);
+        // A process that has ended already is told too late.
+        instance.told_to_stop |= instance.exit.is_none();
         let frame = FrameBuilder::new(Kind::SHUTDOWN)
             .timestamp(now.unix)
             .content(ContentType::MessagePack)

@@ -130,23 +130,18 @@ impl Router {
             if able.iter().any(|port| channel.leads_to(port.session)) {
                 continue;
             }
-            let Some(receiver) = share(&able, *number) else {
-                let is_retiring = self
-                    .ports_of(plugin, |known| {
-                        known.duty == Duty::Retiring
-                            && known.serves.channels.contains_key(&channel.name)
-                    })
-                    .iter()
-                    .any(|port| channel.leads_to(port.session));
-                if !is_retiring {
-                    channel.detach("the channel is no longer registered", None, now, fx);
-                }
-                continue;
-            };
-            if channel.has_receiver() {
-                channel.move_to(receiver, now, fx);
-            } else {
-                channel.attach(receiver, fx);
+            let retiring = self.ports_of(plugin, |known| {
+                known.duty == Duty::Retiring && known.serves.channels.contains_key(&channel.name)
+            });
+            // Who was replaced acknowledges what it has; who took the channel back need not.
+            let is_retiring = retiring.iter().any(|port| channel.leads_to(port.session));
+            if !is_retiring {
+                channel.detach("the channel is no longer registered", None, now, fx);
+            }
+            match share(&able, *number) {
+                Some(receiver) if is_retiring => channel.move_to(receiver, now, fx),
+                Some(receiver) => channel.attach(receiver, fx),
+                None => (),
             }
         }
     }

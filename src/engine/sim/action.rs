@@ -82,6 +82,10 @@ impl World {
                     services: Vec::new(),
                 };
                 client.unregistered.extend(body.channels.iter().cloned());
+                client.is_innocent = true;
+                if let Some(known) = self.supervisor_of(index) {
+                    self.supervisors[known].took_back = true;
+                }
                 let id = client.peer.unregister(&body, now).expect("it is ready");
                 client.controls.insert(id, Control::Other);
             }
@@ -169,7 +173,9 @@ impl World {
                 self.stats.requests += 1;
                 let timeout = timeout.unwrap_or(crate::limit::CALL_TIMEOUT);
                 let expires = self.now.unix + timeout.as_nanos() as u64;
-                let call = Call::new(out.route, serial, expires, out.is_idempotent);
+                let sent_at = self.now.mono;
+                let call = Call::new(out.route, serial, expires, out.is_idempotent)
+                    .to(&out.target, sent_at);
                 self.oracle.note_call(client.session, id, call);
                 if !no_reply {
                     client.calls.insert(id);
@@ -251,49 +257,65 @@ impl World {
         let Some(index) = self.any_plugin(busy) else { return false };
         let mut client = self.plugins[index].client.take().expect("it was found just now");
         let unacked = client.ins.values().any(|known| known.unacked() > 0);
-        if unacked && (self.random.one_in(2) || client.serving.is_empty()) {
-            self.acknowledge(&mut client);
+        let is_alive = if unacked && (self.random.one_in(2) || client.serving.is_empty()) {
+            self.acknowledge(&mut client)
         } else {
-            self.answer(&mut client);
+            self.answer(&mut client)
+        };
+        if !is_alive {
+            return self.crash(client);
         }
         self.flush(&mut client, index);
         self.plugins[index].client = Some(client);
         true
     }
 
-    fn acknowledge(&mut self, client: &mut Client) {
+    /// Gives `false` where a message kills the receiver.
+    fn acknowledge(&mut self, client: &mut Client) -> bool {
         let slots: Vec<usize> = client
             .ins
             .iter()
             .filter(|(_, known)| known.unacked() > 0)
             .map(|(&slot, _)| slot)
             .collect();
-        let Some(slot) = self.random.pick(&slots).copied() else { return };
+        let Some(slot) = self.random.pick(&slots).copied() else { return true };
         let known = client.ins.get_mut(&slot).expect("it was listed just now");
         let count = known.unacked();
         let id = match (self.calm, self.random.one_in(2)) {
             (true, _) | (_, true) => known.next.unwrap_or(1) - 1,
             _ => known.next.unwrap_or(1) - 1 - self.random.below(count as usize) as u64,
         };
+        let route = known.route;
+        if self.oracle.has_killer(route, known.acked + 1, id) {
+            self.faults.note(FaultKind::KillingMessage);
+            return false;
+        }
         if count > 2 {
             self.faults.note(FaultKind::LateAck);
         }
         known.acked = id;
-        let route = known.route;
-        let stream = self.oracle.stream(route);
-        stream.acked = stream.acked.max(id);
+        if !self.oracle.is_stale(route, client.session) {
+            let stream = self.oracle.stream(route);
+            stream.acked = stream.acked.max(id);
+        }
         let now = self.moment();
         client.peer.ack(slot, id, now);
+        true
     }
 
-    fn answer(&mut self, client: &mut Client) {
+    /// Gives `false` where a request kills the callee.
+    fn answer(&mut self, client: &mut Client) -> bool {
         let now = self.moment();
         let at = self.random.below(client.serving.len());
         let calm = self.calm;
-        let Some(serving) = client.serving.get_mut(at) else { return };
+        let Some(serving) = client.serving.get_mut(at) else { return true };
+        if self.oracle.killers.contains(&serving.serial) {
+            self.faults.note(FaultKind::KillingRequest);
+            return false;
+        }
         if !calm {
             if serving.never {
-                return;
+                return true;
             }
             if !serving.started && self.random.one_in(6) {
                 serving.started = true;
@@ -303,20 +325,20 @@ impl World {
                     self.oracle.calls.get_mut(&(call.caller.0, call.id)).expect("seen").started =
                         true;
                 }
-                return;
+                return true;
             }
             if self.random.one_in(16) {
                 self.faults.note(FaultKind::NoAnswer);
                 serving.never = true;
-                return;
+                return true;
             }
             if serving.late && serving.deadline > now.instant {
-                return;
+                return true;
             }
             if !serving.late && self.random.one_in(16) {
                 self.faults.note(FaultKind::LateAnswer);
                 serving.late = true;
-                return;
+                return true;
             }
         }
         let serving = client.serving.remove(at);
@@ -334,6 +356,7 @@ impl World {
         if client.peer.respond(call, result, now) {
             self.oracle.calls.get_mut(&(call.caller.0, call.id)).expect("seen").answered = true;
         }
+        true
     }
 
     /// Puts what a peer has to say on the wire; now and then in smaller pieces than it thought.

@@ -26,6 +26,7 @@ impl World {
                 let id = id.expect("plugins have valid ids");
                 let drain = crate::limit::DRAIN_TIMEOUT;
                 self.stop_plugin(&id, drain);
+                client.is_innocent = true;
             }
             7..10 if !client.stopped => {
                 self.faults.note(FaultKind::SlowReader);
@@ -64,6 +65,10 @@ impl World {
         } else {
             FaultKind::CrashIdle
         };
+        let is_crash = !client.is_innocent && !client.leaving;
+        self.oracle.process_ended(client.session, is_crash);
+        self.process_ended(client.place);
+        let link = &mut self.links[index];
         link.up.truncate(cut);
         link.up_ended = true;
         link.down.clear();

@@ -26,13 +26,17 @@ impl World {
             }
         }
         self.drain();
-        for _ in 0..20 {
+        // Whoever has killers before it dies three times over each.
+        let mut rounds = 0;
+        while rounds < 20 || (rounds < 400 && self.is_somebody_missing()) {
             while self.connect_somebody() {}
             self.drain();
             self.advance(Duration::from_secs(7));
             self.drain();
+            rounds += 1;
         }
         self.check_rest();
+        self.over = true;
         for index in 0..self.plugins.len() {
             if let Some(client) = self.plugins[index].client.take() {
                 self.crash(client);
@@ -46,6 +50,14 @@ impl World {
         self.check_empty();
     }
 
+    fn is_somebody_missing(&self) -> bool {
+        (0..self.plugins.len()).any(|place| {
+            let supervisor = self.supervisor_of(place).map(|known| &self.supervisors[known]);
+            self.plugins[place].client.is_none()
+                && supervisor.is_none_or(|known| known.needs(place))
+        })
+    }
+
     /// Does all that can be done without the time passing.
     fn drain(&mut self) {
         let mut rounds = 0;
@@ -55,12 +67,14 @@ impl World {
             busy |= self.router_decides();
             busy |= self.broker_writes();
             busy |= self.router_hears_of_end();
+            busy |= self.supervise();
             busy |= self.peer_reads();
             busy |= self.handle_something();
             busy |= self.leave_if_asked();
             if !busy {
                 break;
             }
+            self.note_quarantined();
             rounds += 1;
             if rounds % 16 == 0 {
                 self.audit();
@@ -91,7 +105,15 @@ impl World {
                 .as_ref()
                 .is_some_and(|client| !client.stopped && client.is_ready() && client.registered)
         };
-        let index_of = |id: &str| self.plugins.iter().position(|plugin| plugin.id == id);
+        // Of a plugin with several places any may have the channel: all that are there have to be
+        // well, and to serve it.
+        let all_serve = |name: &str| {
+            let id = name.split('/').next().unwrap_or_default();
+            let here =
+                |at: &usize| self.plugins[*at].id == id && self.plugins[*at].client.is_some();
+            let mut places = (0..self.plugins.len()).filter(here).peekable();
+            places.peek().is_some() && places.all(|at| well(at) && self.serves_channel(at, name))
+        };
         for (route, stream) in &self.oracle.streams {
             let own = self.plugins[stream.plugin].client.as_ref();
             let live = own.is_some_and(|client| client.session == stream.sender && !client.stopped);
@@ -100,10 +122,7 @@ impl World {
             }
             let sent = stream.sent.len() as u64;
             assert_eq!(stream.accepted, sent, "P6: accepted on route {route}");
-            let target = stream.name.split('/').next().and_then(index_of);
-            if let Some(target) = target.filter(|&target| well(target))
-                && self.serves_channel(target, &stream.name)
-            {
+            if all_serve(&stream.name) {
                 let settled = stream
                     .completed
                     .max(stream.given_up.iter().map(|&(_, last)| last).max().unwrap_or_default());
@@ -131,9 +150,13 @@ impl World {
 
     /// All are there and have answered everything.
     fn check_rest(&self) {
-        for plugin in &self.plugins {
+        for (index, plugin) in self.plugins.iter().enumerate() {
+            let supervisor = self.supervisor_of(index).map(|known| &self.supervisors[known]);
+            if plugin.client.is_none() && supervisor.is_some_and(|known| !known.needs(index)) {
+                continue;
+            }
             let Some(client) = plugin.client.as_ref() else {
-                panic!("P10: {} is not let in", plugin.id);
+                panic!("P10: {} is not let in: {supervisor:?}", plugin.id);
             };
             assert!(client.is_ready(), "P10: {} has no session", plugin.id);
             assert!(client.calls.is_empty(), "P4: {} waits for {:?}", plugin.id, client.calls);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::oracle::{Oracle, Scan};
-use crate::engine::{Change, Effects, Now, Port, Router, Session};
+use crate::engine::{Attachment, Change, Effects, Now, Port, Router, Session};
 use crate::error::{Fault, FrameError};
 use crate::limit;
 use crate::wire::body::{self, Hello};
@@ -28,6 +28,8 @@ pub(super) struct Link {
     /// Nobody reads any more: a write fails.
     pub(super) peer_gone: bool,
     pub(super) broker: BrokerEnd,
+    /// For whom the host has made it.
+    pub(super) attachment: Option<Attachment>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Link {
             down_ended: false,
             peer_gone: false,
             broker: BrokerEnd::Greeting(BytesMut::new()),
+            attachment: None,
         }
     }
 
@@ -217,7 +220,8 @@ impl Link {
         let waker = Arc::clone(&woken);
         let admitted = hello.and_then(|(hello, size)| {
             let waker = Box::new(move || waker.store(true, Ordering::Relaxed));
-            router.handle_hello(&hello, None, waker, now, fx).map(|port| (port, size))
+            let attachment = self.attachment.as_ref();
+            router.handle_hello(&hello, attachment, waker, now, fx).map(|port| (port, size))
         });
         match admitted {
             Ok((port, size)) => {

@@ -16,6 +16,7 @@ mod link;
 mod oracle;
 mod plugin;
 mod random;
+mod supervisor;
 mod world;
 
 use std::cell::Cell;

@@ -6,6 +6,7 @@
 //! The file is longer than most: one check for each promise, side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::engine::Now;
 use crate::error::{Code, Fault};
@@ -22,6 +23,16 @@ pub(super) struct Oracle {
     pub(super) streams: BTreeMap<u32, Stream>,
     /// Requests by caller and id.
     pub(super) calls: BTreeMap<(u64, u64), Call>,
+    /// Serials of messages and requests that kill whoever handles them.
+    pub(super) killers: BTreeSet<u64>,
+    /// Outcomes of calls that may be retried and yet had no callee.
+    pub(super) lost: Vec<Lost>,
+    /// Requests that were delivered again, since somebody asked.
+    pub(super) retries: u64,
+    /// Sessions that have ended for the router. A process may still read what was written to it.
+    gone: BTreeSet<u64>,
+    /// Sessions whose process has ended, and whether it crashed.
+    ended: BTreeMap<u64, bool>,
     /// Hostile frames that must be answered, with the codes that will do.
     pub(super) expected: BTreeMap<u64, Expected>,
     /// Sessions to which a route was announced; that may be before its owner hears of it.
@@ -48,6 +59,11 @@ pub(super) struct Stream {
     pub(super) acked: u64,
     acked_read: u64,
     pub(super) open: bool,
+    /// The session that was written to last.
+    current: u64,
+    /// Highest id written to each session.
+    written: BTreeMap<u64, u64>,
+    quarantined: BTreeSet<u64>,
     /// Numbered by hand, beyond the window on purpose.
     pub(super) raw: bool,
 }
@@ -59,11 +75,26 @@ pub(super) struct Sent {
     pub(super) step: u64,
     /// Highest attempt that a receiver saw.
     attempt: u32,
+    /// Ends of receivers that found it unacknowledged: those that were crashes for sure, and all.
+    crashes: u32,
+    ends: u32,
+}
+
+/// A call that ended without an answer although it may be retried.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the key and the fault are there for whoever reads the failure")]
+pub(super) struct Lost {
+    pub(super) target: String,
+    pub(super) sent_at: Duration,
+    pub(super) key: (u64, u64),
+    pub(super) fault: Fault,
 }
 
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) route: u32,
+    target: String,
+    sent_at: Duration,
     pub(super) serial: u64,
     expires: u64,
     /// Its method was registered as one that may be delivered again.
@@ -136,6 +167,9 @@ impl Oracle {
             acked: 0,
             acked_read: 0,
             open: true,
+            current: 0,
+            written: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
             raw: false,
         });
     }
@@ -149,8 +183,62 @@ impl Oracle {
         assert!(known.is_none(), "a request id is used once");
     }
 
+    /// The process behind a session has ended.
+    pub(super) fn process_ended(&mut self, session: u64, is_crash: bool) {
+        self.ended.insert(session, is_crash);
+    }
+
+    /// Somebody is told to stop: who has just ended may be taken for one that obeyed.
+    pub(super) fn excuse(&mut self) {
+        for (session, is_crash) in &mut self.ended {
+            *is_crash &= self.gone.contains(session);
+        }
+    }
+
+    /// Whether a channel has gone from a session to another one: what it reads and acknowledges
+    /// from there on is of the past.
+    pub(super) fn is_stale(&self, route: u32, session: u64) -> bool {
+        let current = self.streams.get(&route).map_or(0, |stream| stream.current);
+        self.gone.contains(&session) || current != session
+    }
+
+    /// Whether one of these messages kills its receiver.
+    pub(super) fn has_killer(&self, route: u32, first: u64, last: u64) -> bool {
+        let stream = &self.streams[&route];
+        let serial = |id: u64| stream.sent.get((id - 1) as usize).map(|sent| sent.serial);
+        (first..=last).filter_map(serial).any(|serial| self.killers.contains(&serial))
+    }
+
+    /// The router gives a message up because its receivers crashed over it.
+    pub(super) fn quarantine_message(&mut self, name: &str, sender: u64, id: u64) {
+        let guilty = self.streams.values_mut().find(|stream| {
+            let sent = id.checked_sub(1).and_then(|index| stream.sent.get(index as usize));
+            stream.sender == sender
+                && stream.kind == RouteKind::Channel
+                && stream.name == name
+                && !stream.quarantined.contains(&id)
+                && sent.is_some_and(|sent| sent.ends as usize >= limit::CRASHES_MAX)
+        });
+        let stream = guilty.unwrap_or_else(|| {
+            panic!("P8: message {id} to {name} is quarantined, and did not end three receivers")
+        });
+        stream.quarantined.insert(id);
+    }
+
     /// The router has heard that a session ended.
-    pub(super) fn session_ended(&mut self, session: u64) {
+    pub(super) fn session_ended(&mut self, session: u64, _now: Now) {
+        self.gone.insert(session);
+        let is_crash = self.ended.get(&session).copied().unwrap_or(false);
+        for stream in self.streams.values_mut().filter(|stream| stream.kind == RouteKind::Channel) {
+            let Some(&written) = stream.written.get(&session) else { continue };
+            // An acknowledgement may have come too late to count.
+            for id in stream.completed + 1..=written {
+                let Some(sent) = stream.sent.get_mut((id - 1) as usize) else { continue };
+                let is_sure = is_crash && stream.current == session && id > stream.acked_read;
+                sent.ends += 1;
+                sent.crashes += u32::from(is_sure);
+            }
+        }
         for call in self.calls.values_mut().filter(|call| call.handed == Some(session)) {
             call.is_bereft = true;
         }
@@ -202,7 +290,9 @@ impl Oracle {
                 }
             }
             Kind::ACK => {
-                if let Some(stream) = self.streams.get_mut(&header.route.0) {
+                if let Some(stream) = self.streams.get_mut(&header.route.0)
+                    && stream.written.get(&session).is_some_and(|&written| id <= written)
+                {
                     stream.acked_read = stream.acked_read.max(id);
                 }
             }
@@ -271,8 +361,43 @@ impl Oracle {
                     "a {} on route {route}, which is not announced",
                     header.kind
                 );
+                if header.kind == Kind::MESSAGE {
+                    self.deliver(session, route, header.message_id);
+                }
             }
             _ => (),
+        }
+    }
+
+    /// P8: what crashed three receivers does not come again, what crashed two comes alone.
+    fn deliver(&mut self, session: u64, route: u32, id: u64) {
+        let Some(stream) = self.streams.get_mut(&route) else { return };
+        stream.current = session;
+        let written = stream.written.entry(session).or_default();
+        *written = id.max(*written);
+        assert!(
+            !stream.quarantined.contains(&id),
+            "P8: message {id} of route {route} comes after it was quarantined"
+        );
+        let Some(sent) = stream.sent.get((id - 1) as usize) else { return };
+        assert!(
+            (sent.crashes as usize) < limit::CRASHES_MAX,
+            "P8: message {id} of route {route} comes after {} crashes",
+            sent.crashes
+        );
+        // What has ended three may be in quarantine before anybody is told.
+        let mut suspects = (stream.acked_read + 1..id).filter(|&before| {
+            let sent = stream.sent.get((before - 1) as usize);
+            let is_suspect = sent.is_some_and(|sent| {
+                sent.crashes as usize >= limit::CRASHES_ALONE
+                    && (sent.ends as usize) < limit::CRASHES_MAX
+            });
+            is_suspect && !stream.is_given_up(before)
+        });
+        if let Some(suspect) = suspects.next()
+            && stream.open
+        {
+            panic!("P8: message {id} of route {route} comes beside {suspect}, which crashed two");
         }
     }
 
@@ -282,6 +407,7 @@ impl Oracle {
         let key = (header.session.0, header.message_id);
         let call = self.calls.get_mut(&key).expect("P4: the broker made a request up");
         if call.handed.is_some() {
+            self.retries += 1;
             assert!(call.is_bereft, "P4: request {key:x?} is handed over twice");
             assert!(call.is_idempotent, "P4: request {key:x?} is retried, nobody said it may be");
             assert!(
@@ -331,6 +457,13 @@ impl Oracle {
             return;
         }
         call.outcomes += 1;
+        let is_lost = fault.as_ref().is_some_and(|fault| fault.code == Code::PeerDied);
+        let attempts = call.deliveries.len();
+        if is_lost && call.is_idempotent && attempts < limit::ATTEMPTS_MAX as usize {
+            let fault = fault.clone().expect("it is there");
+            let (target, sent_at) = (call.target.clone(), call.sent_at);
+            self.lost.push(Lost { target, sent_at, key, fault });
+        }
         let Some(fault) = fault else {
             assert_eq!(call.handed, Some(header.session.0), "P4: an answer of somebody else");
             assert!(call.answer_read, "P4: the broker made an answer up");
@@ -474,7 +607,7 @@ impl Stream {
     }
 
     pub(super) fn push(&mut self, serial: u64, size: usize, step: u64) {
-        self.sent.push(Sent { serial, size, step, attempt: 0 });
+        self.sent.push(Sent { serial, size, step, attempt: 0, crashes: 0, ends: 0 });
     }
 
     pub(super) fn is_given_up(&self, id: u64) -> bool {
@@ -486,6 +619,8 @@ impl Call {
     pub(super) fn new(route: u32, serial: u64, expires: u64, is_idempotent: bool) -> Self {
         Self {
             route,
+            target: String::new(),
+            sent_at: Duration::ZERO,
             serial,
             expires,
             is_idempotent,
@@ -501,6 +636,13 @@ impl Call {
             caller_gone: false,
             outcomes: 0,
         }
+    }
+
+    /// Names the plugin that it is for, and when it was made.
+    pub(super) fn to(mut self, target: &str, sent_at: Duration) -> Self {
+        target.clone_into(&mut self.target);
+        self.sent_at = sent_at;
+        self
     }
 
     pub(super) fn is_seen_by(&self, callee: u64) -> bool {

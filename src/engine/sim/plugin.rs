@@ -1,4 +1,6 @@
 //! The plugins: what each one knows, and what it does about what it is told.
+//!
+//! The file is longer than most: whatever a plugin can be told is looked at in one place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -22,12 +24,23 @@ pub(super) struct Plugin {
     pub(super) is_client: bool,
     pub(super) incarnation: u64,
     pub(super) client: Option<Client>,
+    /// Its number among the instances of its id, where it is supervised.
+    pub(super) number: u32,
+    /// Its process has ended, and the router is yet to be told how.
+    pub(super) exit_due: bool,
 }
 
 /// The running process of a plugin.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) link: u32,
+    /// Whose process it is.
+    pub(super) place: usize,
+    /// Step since which it has a share of what comes.
+    pub(super) serves_since: u64,
+    /// It was told to go, perhaps without knowing yet, or has taken channels back: its end may be
+    /// no crash over what it has read.
+    pub(super) is_innocent: bool,
     pub(super) peer: Peer,
     pub(super) session: u64,
     pub(super) incarnation: u64,
@@ -61,6 +74,8 @@ pub(super) struct OutRoute {
     pub(super) kind: RouteKind,
     /// A method that may be retried.
     pub(super) is_idempotent: bool,
+    /// The plugin or service that a method belongs to.
+    pub(super) target: String,
 }
 
 /// An announced route.
@@ -105,9 +120,12 @@ pub(super) struct Subscription {
 }
 
 impl Client {
-    pub(super) fn new(link: u32, peer: Peer) -> Self {
+    pub(super) fn new(link: u32, place: usize, peer: Peer) -> Self {
         Self {
             link,
+            place,
+            serves_since: 0,
+            is_innocent: false,
             peer,
             session: 0,
             incarnation: 0,
@@ -163,7 +181,8 @@ impl Client {
                         oracle.open_stream(route.0, kind, self.session, index, &name);
                     }
                     let is_idempotent = name.ends_with(IDEMPOTENT);
-                    self.out.push(OutRoute { route: route.0, kind, is_idempotent });
+                    let target = name.split('.').next().unwrap_or_default().to_owned();
+                    self.out.push(OutRoute { route: route.0, kind, is_idempotent, target });
                 }
             }
             PeerEvent::Opened { id, result: Err(fault), .. } => {
@@ -232,6 +251,10 @@ impl Client {
                         return;
                     }
                     let (next, is_first) = (&mut known.next, known.is_first);
+                    if oracle.is_stale(known.route, self.session) {
+                        *next = Some(last + 1);
+                        return;
+                    }
                     oracle.miss_messages(known.route, next, is_first, first, last);
                 }
             }
@@ -308,7 +331,7 @@ impl Client {
         }
         let topic = Topic::parse(name).expect("streams have valid names");
         let wanting = self.subscriptions.iter().filter(|known| known.pattern.matches(&topic));
-        wanting.map(|known| known.since).min()
+        wanting.map(|known| known.since.max(self.serves_since)).min()
     }
 
     fn see_message(
@@ -321,6 +344,11 @@ impl Client {
     ) {
         let known = self.ins.get_mut(&slot).expect("slots are announced");
         let (next, is_first) = (&mut known.next, known.is_first);
+        if oracle.is_stale(known.route, self.session) {
+            // Another instance may have these messages by now.
+            *next = Some(id + 1);
+            return;
+        }
         oracle.see_message(known.route, next, is_first, (id, attempt), body);
     }
 

@@ -13,7 +13,12 @@ use super::link::{BrokerEnd, Link, SOCKET_SIZE};
 use super::oracle::{self, Oracle};
 use super::plugin::{Client, Plugin};
 use super::random::Random;
-use crate::engine::{Change, ChangeKind, Effects, Now, Router, RouterSettings};
+use super::supervisor::Supervisor;
+use crate::engine::{
+    Attachment, Change, ChangeKind, Effects, Now, PluginExit, Presence, Router, RouterSettings,
+};
+use crate::error::Fault;
+use crate::id::PluginId;
 use crate::limit;
 use crate::peer::{Moment, Peer, PeerSettings};
 use crate::wire::body::{Role, RouteKind};
@@ -28,6 +33,7 @@ pub(super) struct World {
     fx: Effects,
     pub(super) oracle: Oracle,
     pub(super) plugins: Vec<Plugin>,
+    pub(super) supervisors: Vec<Supervisor>,
     pub(super) links: Vec<Link>,
     link_last: u32,
     pub(super) faults: FaultCounts,
@@ -35,8 +41,12 @@ pub(super) struct World {
     /// Hash of everything that happened.
     pub(super) trace: u64,
     pub(super) stats: Stats,
+    /// Records of the router's that were looked at.
+    quarantined: usize,
     /// No more mischief: everybody reads, answers and returns.
     pub(super) calm: bool,
+    /// Nobody is started any more.
+    pub(super) over: bool,
     timer: Duration,
 }
 
@@ -67,7 +77,7 @@ impl World {
         let settings =
             RouterSettings { name: "sim".to_owned(), seed: random.next(), limits: Arc::default() };
         let hostile = random.below(PLUGINS.len() * 2);
-        let plugins = PLUGINS
+        let mut plugins: Vec<Plugin> = PLUGINS
             .iter()
             .enumerate()
             .map(|(index, id)| Plugin {
@@ -76,9 +86,33 @@ impl World {
                 is_client: index == PLUGINS.len() - 1,
                 incarnation: 0,
                 client: None,
+                number: 0,
+                exit_due: false,
             })
             .collect();
-        Self {
+        let mut supervisors = Vec::new();
+        for (index, id) in PLUGINS.iter().enumerate() {
+            let may = !plugins[index].hostile && !plugins[index].is_client;
+            if !may || random.one_in(2) {
+                continue;
+            }
+            let mut places = vec![index];
+            let is_twin = random.one_in(3);
+            if is_twin || random.one_in(2) {
+                places.push(plugins.len());
+                plugins.push(Plugin {
+                    id: (*id).to_owned(),
+                    hostile: false,
+                    is_client: false,
+                    incarnation: 0,
+                    client: None,
+                    number: 1,
+                    exit_due: false,
+                });
+            }
+            supervisors.push(Supervisor::new(id, places, is_twin));
+        }
+        let mut world = Self {
             random,
             now,
             epoch,
@@ -86,15 +120,20 @@ impl World {
             fx: Effects::new(),
             oracle: Oracle::default(),
             plugins,
+            supervisors,
             links: Vec::new(),
             link_last: 0,
             faults: FaultCounts::default(),
             step: 0,
             trace: seed,
             stats: Stats::default(),
+            quarantined: 0,
             calm: false,
+            over: false,
             timer: now.mono,
-        }
+        };
+        world.appoint_supervisors();
+        world
     }
 
     /// One step, then every check that holds at every moment.
@@ -109,21 +148,55 @@ impl World {
                 66..82 => self.peer_reads(),
                 82..91 => self.handle_something(),
                 91..94 => self.router_hears_of_end(),
-                94..96 => self.connect_somebody(),
-                96..98 => self.pass_time(),
+                94 => self.connect_somebody(),
+                95 | 96 => self.supervise(),
+                97 => self.pass_time(),
                 _ => self.disturb(),
             };
             if done {
                 break;
             }
         }
+        self.note_quarantined();
         self.audit();
+    }
+
+    /// What the router has put in quarantine since the last step.
+    pub(super) fn note_quarantined(&mut self) {
+        while let Some(record) = self.router.quarantined().get(self.quarantined) {
+            self.quarantined += 1;
+            if record.to.contains('/') {
+                self.faults.note(FaultKind::Quarantine);
+                self.oracle.quarantine_message(&record.to, record.session, record.id);
+            } else {
+                self.faults.note(FaultKind::QuarantineRequest);
+            }
+        }
     }
 
     pub(super) fn audit(&mut self) {
         self.router.audit(self.links.iter().filter_map(Link::live).map(|live| &live.session));
         for port in self.router.ports() {
             super::check::bounds(port);
+        }
+    }
+
+    /// A call that may be retried ends for want of a callee only where waiting was in vain, or
+    /// where it was retried often enough.
+    fn check_lost(&mut self) {
+        for _ in 0..std::mem::take(&mut self.oracle.retries) {
+            self.faults.note(FaultKind::Retry);
+        }
+        for lost in std::mem::take(&mut self.oracle.lost) {
+            let mut names = self.supervisors.iter();
+            let Some(known) = names.find(|known| lost.target == known.id.as_str()) else {
+                continue;
+            };
+            assert!(
+                known.vain_at >= lost.sent_at || known.took_back,
+                "P4: a call of `{}` that may be retried is lost: {lost:?}, {known:?}",
+                known.id
+            );
         }
     }
 
@@ -177,6 +250,8 @@ impl World {
         let link = &mut self.links[index];
         let before = link.down.len();
         link.write(budget, &mut self.oracle, self.now, &mut self.fx);
+        self.check_lost();
+        let link = &mut self.links[index];
         let written = xxh64(&link.down[before..], 2);
         self.note(&written.to_le_bytes());
         // Changes of the writer go to the router like those of the reader.
@@ -200,7 +275,7 @@ impl World {
             self.decide(index);
         }
         let session = self.links[index].bury(&mut self.router, self.now, &mut self.fx);
-        self.oracle.session_ended(session);
+        self.oracle.session_ended(session, self.now);
         self.settle();
         self.note(&session.to_le_bytes());
         self.tidy();
@@ -237,6 +312,8 @@ impl World {
         {
             self.timer = self.timer.min(at);
         }
+        let wanted = self.fx.take_wanted();
+        self.note_wanted(&wanted);
         self.fx.wake();
     }
 
@@ -271,6 +348,9 @@ impl World {
         if at_end {
             self.links[link].up_ended = true;
             self.links[link].peer_gone = true;
+            let is_crash = !client.is_innocent && !client.leaving;
+            self.oracle.process_ended(client.session, is_crash);
+            self.process_ended(index);
             self.tidy();
         } else {
             self.plugins[index].client = Some(client);
@@ -290,10 +370,18 @@ impl World {
         let count = self.plugins.len();
         let absent = (0..count)
             .map(|offset| (start + offset) % count)
+            .filter(|&index| self.supervisor_of(index).is_none())
             .find(|&index| self.plugins[index].client.is_none());
         let Some(index) = absent else { return false };
+        self.connect(index, None);
+        true
+    }
+
+    /// A process starts, and connects.
+    pub(super) fn connect(&mut self, index: usize, attachment: Option<Attachment>) {
         self.link_last += 1;
         let mut link = Link::new(self.link_last);
+        link.attachment = attachment;
         let plugin = &self.plugins[index];
         let settings = PeerSettings {
             id: (!plugin.is_client).then(|| plugin.id.clone()),
@@ -317,15 +405,14 @@ impl World {
             link.up_ended = true;
             link.peer_gone = true;
             self.links.push(link);
-            return true;
+            return;
         }
         let moment = self.moment();
         let peer = Peer::new(settings, moment);
-        let mut client = Client::new(link.id, peer);
+        let mut client = Client::new(link.id, index, peer);
         self.links.push(link);
         self.flush(&mut client, index);
         self.plugins[index].client = Some(client);
-        true
     }
 
     pub(super) fn pass_time(&mut self) -> bool {
@@ -342,9 +429,11 @@ impl World {
     }
 
     pub(super) fn advance(&mut self, passed: Duration) {
+        self.watch_readiness();
         self.now.mono += passed;
         self.now.unix += passed.as_nanos() as u64;
         self.note(&self.now.unix.to_le_bytes());
+        self.watch_readiness();
         if self.timer <= self.now.mono {
             let next = self.router.handle_timeout(self.now, &mut self.fx);
             self.timer = next.unwrap_or(self.now.mono + Duration::from_secs(1));
@@ -385,6 +474,9 @@ impl World {
     /// A stream's sent ids are noted before they are on the wire.
     pub(super) fn new_body(&mut self) -> (u64, Vec<u8>) {
         let serial = self.oracle.next_serial();
+        if !self.calm && self.random.one_in(400) {
+            self.oracle.killers.insert(serial);
+        }
         let size = match self.random.below(12) {
             0 => self.random.range(200, 2_000),
             1..4 => self.random.range(40, 200),
@@ -422,7 +514,30 @@ pub(super) const PATTERNS: [&str; 6] =
     ["order.created", "order.*", ">", "sky", "*.paid", "plugbus.>"];
 
 impl World {
-    pub(super) fn stop_plugin(&mut self, id: &crate::id::PluginId, drain: Duration) {
+    pub(super) fn set_presence(&mut self, id: &PluginId, presence: Presence) {
+        self.router.set_presence(id, presence, self.now, &mut self.fx);
+        self.settle();
+    }
+
+    pub(super) fn tell_router_of_exit(&mut self, id: &PluginId, number: u32, exit: PluginExit) {
+        self.router.handle_plugin_exit(id, number, exit, self.now, &mut self.fx);
+        self.settle();
+    }
+
+    pub(super) fn switch(&mut self, id: &PluginId, number: u32) -> Result<(), Fault> {
+        self.oracle.excuse();
+        let switched = self.router.handle_switch(id, number, self.now, &mut self.fx);
+        self.settle();
+        switched
+    }
+
+    pub(super) fn stop_plugin(&mut self, id: &PluginId, drain: Duration) {
+        self.oracle.excuse();
+        for plugin in self.plugins.iter_mut().filter(|plugin| plugin.id == id.as_str()) {
+            if let Some(client) = &mut plugin.client {
+                client.is_innocent = true;
+            }
+        }
         self.router.handle_stop(id, None, drain, self.now, &mut self.fx);
         self.settle();
     }
