@@ -92,7 +92,7 @@ fn deadlines_are_kept_although_the_timer_failed() {
 /// What the host asks and orders: it is told that the broker failed, and the next time it works.
 #[test]
 fn questions_and_orders_of_the_host_fail_once() {
-    let cases: [(&str, bool, HostCall); 12] = [
+    let cases: [(&str, bool, HostCall); 15] = [
         ("AskStatus", false, |broker, _| Box::pin(async { broker.status().await.map(drop) })),
         ("AskPresence", false, |broker, server| Box::pin(broker.wait_ready(server))),
         ("AskInstances", false, |broker, server| {
@@ -103,6 +103,9 @@ fn questions_and_orders_of_the_host_fail_once() {
         }),
         ("TellWanted", false, |broker, _| Box::pin(async { broker.wanted().await.map(drop) })),
         ("SetHold", false, |broker, server| Box::pin(broker.set_hold(server, Duration::ZERO))),
+        ("AskVitals", false, |broker, _| Box::pin(async { broker.vitals(true).await.map(drop) })),
+        ("PublishOwn", false, publish),
+        ("PublishOwn", true, publish),
         ("SetPresence", false, set_presence),
         ("SetPresence", true, set_presence),
         ("PluginExited", false, plugin_exited),
@@ -124,6 +127,10 @@ fn questions_and_orders_of_the_host_fail_once() {
 
 type HostCall = for<'a> fn(&'a Broker, &'a PluginId) -> HostAnswer<'a>;
 type HostAnswer<'a> = Pin<Box<dyn Future<Output = Result<(), BrokerError>> + 'a>>;
+
+fn publish<'a>(broker: &'a Broker, _server: &'a PluginId) -> HostAnswer<'a> {
+    Box::pin(async { broker.publish_own("lifecycle.nobody.ready", &serde_json::json!({})).await })
+}
 
 fn set_presence<'a>(broker: &'a Broker, server: &'a PluginId) -> HostAnswer<'a> {
     Box::pin(broker.set_presence(server, Presence::Managed { back_at: None }))

@@ -79,7 +79,8 @@ impl HealthWatch {
                     },
                     () = tokio::time::sleep(watch.until_tick()) => watch.look(true).await,
                 };
-                if looked.is_err() {
+                // A question that failed with the router is asked again.
+                if matches!(looked, Err(BrokerError::NotRunning)) {
                     return;
                 }
             }
