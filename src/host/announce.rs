@@ -107,7 +107,7 @@ impl Announcer {
         let presence = presence::of(&self.plugins.children_of(&name), &cause);
         let told = async {
             self.broker.set_presence(&plugin, presence).await?;
-            // One on trial that got ready stays in its state, and whoever started it waits for that.
+            // One on trial that got ready stays in its state; whoever started it waits for that.
             if changed.from != changed.to || changed.cause == Cause::Reported {
                 let state = changed.to.name();
                 let event = serde_json::json!({
