@@ -45,7 +45,7 @@ Exit codes:
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    status: Status,
+    pub(super) status: Status,
     message: String,
     hints: Vec<String>,
     code: Option<Code>,

@@ -188,5 +188,13 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let environment = env_logger::Env::new().filter_or("PLUGBUS_LOG", level);
-    env_logger::Builder::from_env(environment).format_target(verbose > 1).init();
+    let style = match anstream::AutoStream::choice(&std::io::stderr()) {
+        anstream::ColorChoice::Never => env_logger::WriteStyle::Never,
+        _ => env_logger::WriteStyle::Always,
+    };
+    env_logger::Builder::from_env(environment)
+        .format_target(verbose > 1)
+        .target(env_logger::Target::Pipe(Box::new(printer::LogOutput)))
+        .write_style(style)
+        .init();
 }

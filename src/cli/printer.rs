@@ -2,11 +2,17 @@
 //!
 //! A terminal can be stopped (Ctrl-S), a pipe can be full. Then lines are dropped and counted here,
 //! so that neither the broker nor a plugin stands still for somebody who does not read.
+//!
+//! Below the lines a table may stand. Only this thread writes then: it takes the table away, prints
+//! what has come, and draws it again. What is logged comes through here for the same reason.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 
 use super::failure::{Failure, Result};
 use super::terminal::{DIM, Terminal};
@@ -23,6 +29,8 @@ pub(crate) struct Printer {
 pub(crate) enum Line {
     Out(String),
     Error(String),
+    /// What stands below all lines from now on.
+    Table(Vec<String>),
     /// Nothing is printed after this.
     End,
 }
@@ -45,7 +53,11 @@ impl Printer {
             .spawn(move || print(terminal, &lines, &count))
             .map_err(|error| Failure::failed(format_args!("cannot start a thread: {error}")))?;
         let end = PrinterEnd { queue: queue.clone(), thread };
-        Ok((Self { queue, dropped }, end))
+        let printer = Self { queue, dropped };
+        if terminal.shows_table() {
+            *LIVE.lock() = Some(printer.clone());
+        }
+        Ok((printer, end))
     }
 
     /// Prints a line, or counts it when nobody takes any.
@@ -61,6 +73,7 @@ impl Printer {
 impl PrinterEnd {
     /// Returns when everything that was queued before has been printed.
     pub(crate) fn wait(self) {
+        *LIVE.lock() = None;
         if self.queue.send(Line::End).is_err() || self.thread.join().is_err() {
             log::error!("the printing thread panicked");
         }
@@ -68,7 +81,22 @@ impl PrinterEnd {
 }
 
 fn print(terminal: Terminal, lines: &Receiver<Line>, dropped: &AtomicU64) {
-    for line in lines {
+    let mut table = Vec::new();
+    let mut drawn = 0;
+    loop {
+        let line = match lines.try_recv() {
+            Ok(line) => line,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                // Whoever reads sees a table only when nothing more is to come at once.
+                if drawn == 0 && !table.is_empty() {
+                    drawn = terminal.draw(&table);
+                }
+                let Ok(line) = lines.recv() else { return };
+                line
+            }
+        };
+        terminal.erase(std::mem::take(&mut drawn));
         let lost = dropped.swap(0, Ordering::Relaxed); // As in `Printer::print`.
         if lost > 0 {
             terminal.note(format_args!("{DIM}{lost} lines were not printed{DIM:#}"));
@@ -80,7 +108,32 @@ fn print(terminal: Terminal, lines: &Receiver<Line>, dropped: &AtomicU64) {
                 }
             }
             Line::Error(text) => terminal.note(text),
+            Line::Table(lines) => table = lines,
             Line::End => return,
         }
+    }
+}
+
+/// The printer that has a table, if one has.
+static LIVE: Mutex<Option<Printer>> = Mutex::new(None);
+
+/// Where log lines go: to standard error, past a table that may stand there.
+#[derive(Debug)]
+pub(crate) struct LogOutput;
+
+impl Write for LogOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &*LIVE.lock() {
+            Some(printer) => {
+                let text = String::from_utf8_lossy(bytes);
+                printer.print(Line::Error(text.trim_end().to_owned()));
+                Ok(bytes.len())
+            }
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }

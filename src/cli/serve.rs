@@ -114,6 +114,10 @@ async fn serve(
         }
         Ok(plugins.settled().await)
     };
+    let drawn = {
+        let (show, plugins) = (show.clone(), plugins.clone());
+        tokio::spawn(async move { show.draw(&plugins).await })
+    };
     let settled = tokio::select! {
         settled = settled => Some(settled),
         () = stop.first() => None,
@@ -136,6 +140,7 @@ async fn serve(
     show.stopping();
     control.leave().await;
     plugins.stop().await;
+    drawn.abort();
     result
 }
 

@@ -1,16 +1,20 @@
 //! What `up` and `run` show of a broker and its plugins, as lines for people or as JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::control::Difference;
 use super::printer::{Line, Printer};
+use super::table::fitting;
 use super::terminal::{BOLD, BOLD_RED, DIM, GREEN, Terminal, YELLOW};
 use crate::broker::Broker;
-use crate::engine::supervise::State;
+use crate::engine::supervise::{Cause, State};
+use crate::host::board::cause_text;
 use crate::host::control::ReloadReport;
-use crate::host::{Exit, Manifest, PluginEvent, Stream};
+use crate::host::{Exit, Manifest, PluginEvent, Plugins, Stream};
 use crate::id::PluginId;
 use crate::supervise::ChildStatus;
 
@@ -18,6 +22,10 @@ use crate::supervise::ChildStatus;
 #[derive(Clone, Debug)]
 pub(super) struct Show {
     json: bool,
+    /// The terminal, where a table stands below the lines.
+    table: Option<Terminal>,
+    /// Something changed that the table shows.
+    news: Arc<Notify>,
     printer: Printer,
     /// So that what plugins print is aligned.
     id_width: usize,
@@ -31,7 +39,23 @@ impl Show {
     ) -> Self {
         let id_width =
             plugins.iter().map(|(plugin, _)| plugin.id.as_str().len()).max().unwrap_or(0);
-        Self { json: terminal.json, printer, id_width }
+        let table = terminal.shows_table().then_some(terminal);
+        Self { json: terminal.json, table, news: Arc::default(), printer, id_width }
+    }
+
+    /// Shows the table, once in a while and when something changed, until it is dropped. Returns
+    /// at once where there is none.
+    pub(super) async fn draw(&self, plugins: &Plugins) {
+        let Some(terminal) = self.table else { return };
+        loop {
+            let table = fitting(&plugins.reports(), terminal.size());
+            self.printer.print(Line::Table(table));
+            // Many changes at once are one.
+            tokio::time::sleep(DRAW_INTERVAL_MIN).await;
+            let changed = self.news.notified();
+            // Whoever is late draws later; the time of the next second says nothing.
+            drop(tokio::time::timeout(DRAW_INTERVAL_MAX, changed).await);
+        }
     }
 
     pub(super) fn broker(&self, broker: &Broker) {
@@ -101,6 +125,9 @@ impl Show {
 
     pub(super) fn plugin(&self, event: &PluginEvent) {
         let width = self.id_width;
+        if !matches!(event, PluginEvent::Printed { .. }) {
+            self.news.notify_one();
+        }
         match event {
             PluginEvent::Started { id, pid } => {
                 log::info!("plugin {id} is process {pid}");
@@ -132,6 +159,8 @@ impl Show {
                         "from": from.name(), "to": to.name(), "cause": cause,
                         "next_try_ms": next_try.map(|wait| wait.as_millis() as u64)});
                     self.printer.print(Line::Out(value.to_string()));
+                } else if *from == State::Replacing {
+                    self.replaced(id, *to, cause);
                 } else if from != to {
                     self.changed(id, *to, cause, *next_try);
                 }
@@ -179,11 +208,29 @@ impl Show {
         self.printer.print(Line::Out(text));
     }
 
+    /// A replacement has ended, well or not.
+    fn replaced(&self, id: &PluginId, to: State, cause: &str) {
+        let width = self.id_width;
+        let text = match to {
+            State::Ready | State::Busy if cause == cause_text(&Cause::Replaced) => {
+                format!("{GREEN}{id:width$}{GREEN:#} is replaced: {cause}")
+            }
+            State::Ready | State::Busy => {
+                format!("{BOLD_RED}{id:width$} is not replaced{BOLD_RED:#}: {}", plain(cause))
+            }
+            _ => return self.changed(id, to, cause, None),
+        };
+        self.printer.print(Line::Out(text));
+    }
+
     fn out(&self, value: serde_json::Value, text: String) {
         let line = if self.json { value.to_string() } else { text };
         self.printer.print(Line::Out(line));
     }
 }
+
+const DRAW_INTERVAL_MIN: Duration = Duration::from_millis(50);
+const DRAW_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// What a plugin prints must not move the cursor or change what others printed: colours pass, other
 /// control characters are shown.

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::Context;
 use super::client::{connect, failure};
+use super::control::ask;
 use super::failure::Result;
 use super::list::{PluginRow, not_understood};
+use super::show::plain;
 use super::terminal::{BOLD, DIM, Terminal, YELLOW};
+use crate::host::PluginReport;
 
 /// Shows what the broker has done, what it holds, and for whom.
 #[derive(Debug, clap::Args)]
@@ -17,7 +21,13 @@ pub(super) struct StatusArgs {}
 
 pub(super) async fn run(context: &Context, StatusArgs {}: StatusArgs) -> Result<()> {
     let client = connect(context).await?;
-    let answer = client.query("status", None).await.map_err(failure)?;
+    let mut answer = client.query("status", None).await.map_err(failure)?;
+    // A broker that an application embeds may have no such participant.
+    match ask(&client, "plugins", &json!({})).await {
+        Ok(mut supervised) => answer["supervised"] = supervised["plugins"].take(),
+        Err(failure) if failure.status == super::failure::Status::NotFound => (),
+        Err(failure) => return Err(failure),
+    }
     if context.terminal.json {
         return context.terminal.json(&answer);
     }
@@ -32,6 +42,15 @@ fn print(terminal: Terminal, status: &Status) -> Result<()> {
     ))?;
     for plugin in &status.plugins {
         print_plugin(terminal, plugin)?;
+        let own = status.supervised.iter().filter(|report| report.id == plugin.id);
+        own.into_iter().try_for_each(|report| print_supervision(terminal, report))?;
+    }
+    // One that has never run has not joined.
+    for report in &status.supervised {
+        if status.plugins.iter().all(|plugin| plugin.id != report.id) {
+            terminal.line(format_args!("  {}  {}", report.id, report.state))?;
+            print_supervision(terminal, report)?;
+        }
     }
     for (kind, tally) in &status.tally {
         let ends: Vec<_> = tally
@@ -69,6 +88,29 @@ fn print_plugin(terminal: Terminal, plugin: &PluginRow) -> Result<()> {
     ))
 }
 
+/// What becomes of a process of the plugin.
+fn print_supervision(terminal: Terminal, report: &PluginReport) -> Result<()> {
+    let since = age(Duration::from_millis(report.since_ms));
+    let mut text = match report.pid {
+        Some(pid) => format!("process {pid} {} for {since}", report.state),
+        None => format!("{} for {since}", report.state),
+    };
+    match report.restarts {
+        0 => (),
+        1 => text += ", restarted once",
+        count => text += &format!(", restarted {count} times"),
+    }
+    let is_well = matches!(report.state.as_str(), "ready" | "busy" | "sleeping");
+    if !is_well {
+        text += &format!(": {}", plain(&report.reason));
+    }
+    if let Some(next) = report.next_try_ms {
+        text += &format!("; again in {}", age(Duration::from_millis(next)));
+    }
+    let style = if is_well { DIM } else { YELLOW };
+    terminal.line(format_args!("    {style}{text}{style:#}"))
+}
+
 /// The two largest units: `3h 5m`.
 pub(super) fn age(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -97,6 +139,8 @@ struct Status {
     dead_letters: Vec<DeadLetters>,
     #[serde(default)]
     plugins: Vec<PluginRow>,
+    #[serde(default)]
+    supervised: Vec<PluginReport>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,6 @@
 //! Supervised plugins as a table, for `up` and `top`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anstyle::Style;
@@ -23,6 +24,50 @@ pub(crate) fn table(plugins: &[PluginReport]) -> Vec<String> {
     std::iter::once(head).chain(lines).collect()
 }
 
+/// The table as far as it fits into so many columns; one line that sums it up where there are too
+/// many plugins for so many rows.
+pub(crate) fn fitting(plugins: &[PluginReport], (columns, rows): (usize, usize)) -> Vec<String> {
+    if plugins.is_empty() {
+        return Vec::new();
+    }
+    let lines = match plugins.len() + 1 + ROWS_FOR_LINES > rows {
+        true => vec![summary(plugins)],
+        false => table(plugins),
+    };
+    lines.iter().map(|line| cut(line, columns)).collect()
+}
+
+/// How many are in which state.
+fn summary(plugins: &[PluginReport]) -> String {
+    let mut states = BTreeMap::new();
+    for plugin in plugins {
+        *states.entry(plugin.state.as_str()).or_insert(0_u32) += 1;
+    }
+    let counts = states.iter().map(|(state, count)| {
+        let style = colour(state);
+        format!("{style}{count} {state}{style:#}")
+    });
+    format!("{BOLD}plugins{BOLD:#} {}", counts.collect::<Vec<_>>().join(", "))
+}
+
+/// The first `columns` characters of a line. What selects colours takes no room.
+fn cut(line: &str, columns: usize) -> String {
+    let mut shown = String::new();
+    let mut count = 0;
+    let mut in_colour = false;
+    for character in line.chars() {
+        let is_colour = in_colour || character == '\x1b';
+        if !is_colour {
+            count += 1;
+        }
+        if is_colour || count <= columns {
+            shown.push(character);
+        }
+        in_colour = is_colour && character != 'm';
+    }
+    shown
+}
+
 fn row(plugin: &PluginReport) -> [String; COLUMNS] {
     let name = match plugin.instance {
         0 => plugin.id.clone(),
@@ -44,7 +89,8 @@ fn row(plugin: &PluginReport) -> [String; COLUMNS] {
         or_dash(load.map(|load| format!("{} MiB", load.memory >> 20))),
         or_dash(load.map(|load| format!("{:.1} %", load.cpu_percent))),
         or_dash(load.map(|load| load.messages.to_string())),
-        note.chars().take(NOTE_MAX).collect(),
+        // The reason may hold what a plugin printed.
+        note.chars().filter(|it| !it.is_control()).take(NOTE_MAX).collect(),
     ]
 }
 
@@ -84,9 +130,30 @@ const PLAIN: Style = Style::new();
 /// What of a reason fits a line.
 const NOTE_MAX: usize = 60;
 
+/// What a small terminal keeps for the lines above the table.
+const ROWS_FOR_LINES: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_terminal_gets_what_fits_it() {
+        let plugins = ["a", "b", "c"].map(|id| PluginReport {
+            id: id.into(),
+            state: if id == "c" { "failed" } else { "ready" }.into(),
+            ..Default::default()
+        });
+        let plain = |line: &String| anstream::adapter::strip_str(line).to_string();
+        let lines = |size| fitting(&plugins, size).iter().map(plain).collect::<Vec<_>>();
+        assert_eq!(lines((80, 7)), ["plugins 1 failed, 2 ready"]);
+        assert_eq!(lines((80, 8)).len(), 4);
+        assert_eq!(lines((9, 8)), ["PLUGIN  S", "a       r", "b       r", "c       f"]);
+        assert_eq!(lines((4, 2)), ["plug"]);
+        assert_eq!(fitting(&[], (80, 24)), Vec::<String>::new());
+        let coloured = fitting(&plugins, (9, 8));
+        assert!(coloured[3].ends_with("\x1b[0m"), "a colour that begins also ends");
+    }
 
     #[test]
     fn columns_are_aligned_whatever_is_in_them() {

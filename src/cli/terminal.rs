@@ -63,6 +63,45 @@ impl Terminal {
         !self.json && io::stdout().is_terminal()
     }
 
+    /// Whether a table can stand below the lines that are printed.
+    pub(crate) fn shows_table(&self) -> bool {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        self.is_interactive()
+            && variable("NO_COLOR").is_none()
+            && variable("TERM").is_some_and(|term| term != "dumb")
+    }
+
+    /// Columns and rows. A terminal that does not say has the size that programs used to expect.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match rustix::termios::tcgetwinsize(io::stdout()) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+                (size.ws_col.into(), size.ws_row.into())
+            }
+            _ => (80, 24),
+        }
+    }
+
+    /// Draws lines below all others. Returns how many there are.
+    pub(crate) fn draw(&self, lines: &[String]) -> usize {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        // What is wider than we think must not make two lines of one.
+        self.write(&format!("\x1b[?7l{text}\x1b[?7h"));
+        lines.len()
+    }
+
+    /// Takes away the last `count` lines.
+    pub(crate) fn erase(&self, count: usize) {
+        if count > 0 {
+            self.write(&format!("\r\x1b[{count}A\x1b[J"));
+        }
+    }
+
+    /// A terminal that has gone takes nothing.
+    fn write(&self, text: &str) {
+        let mut out = io::stdout().lock();
+        drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    }
+
     /// Whether somebody sees progress.
     pub(crate) fn shows_progress(&self) -> bool {
         !self.json && io::stderr().is_terminal()

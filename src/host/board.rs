@@ -300,7 +300,7 @@ fn next_command(plugin: &str, state: State) -> Option<String> {
         }
         State::BackingOff => Some(format!("plugbus start {plugin}    # without waiting")),
         State::HalfOpen | State::Starting => Some(format!("plugbus logs -f {plugin}")),
-        State::Sleeping => Some(format!("plugbus signal wake {plugin}")),
+        State::Sleeping => Some(format!("plugbus signal {plugin} wake")),
         State::Ready | State::Busy | State::Stopping | State::Replacing => None,
     }
 }

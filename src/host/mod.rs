@@ -6,7 +6,7 @@
 
 mod alert;
 mod announce;
-mod board;
+pub(crate) mod board;
 pub(crate) mod cache;
 pub(crate) mod changes;
 pub mod control;
