@@ -55,6 +55,37 @@ pub(crate) struct Config {
     pub(crate) starts: Governor,
     pub(crate) runtimes: Runtimes,
     pub(crate) plugins: Vec<Manifest>,
+    /// Where plugins were looked for.
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+/// Who says which plugins are in a folder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Finder<'a> {
+    /// The folder as it is now.
+    Disk,
+    /// Somebody who watches the folders, and keeps what is broken for a while as it was.
+    Known(&'a [Manifest]),
+}
+
+impl Finder<'_> {
+    /// All plugins of a folder. One that is wrong is an error: whoever starts them wants all.
+    fn find(self, folder: &Path) -> Result<Vec<Manifest>, ConfigError> {
+        let known = match self {
+            Self::Disk => {
+                let found =
+                    discover(folder).map_err(|error| ConfigError::Discovery(vec![error]))?;
+                return match found.problems.is_empty() {
+                    true => Ok(found.manifests),
+                    false => Err(ConfigError::Discovery(found.problems)),
+                };
+            }
+            Self::Known(known) => known,
+        };
+        let unreadable = |source| ConfigError::Unreadable { path: folder.to_owned(), source };
+        let folder = std::path::absolute(folder).map_err(unreadable)?;
+        Ok(known.iter().filter(|plugin| plugin.path.starts_with(&folder)).cloned().collect())
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -83,6 +114,11 @@ fn lines(errors: &[DiscoveryError]) -> String {
 impl Config {
     /// Reads a file, or the `plugbus.toml` of a directory.
     pub(crate) fn read(target: &Path) -> Result<Self, ConfigError> {
+        Self::read_with(target, Finder::Disk)
+    }
+
+    /// As [`read`](Self::read), with plugins in folders from somebody else.
+    pub(crate) fn read_with(target: &Path, finder: Finder<'_>) -> Result<Self, ConfigError> {
         let unreadable = |path: &Path| {
             let path = path.to_owned();
             move |source| ConfigError::Unreadable { path, source }
@@ -91,11 +127,11 @@ impl Config {
         let is_directory = fs::metadata(&target).map_err(unreadable(&target))?.is_dir();
         let path = if is_directory { target.join(FILE_NAME) } else { target.clone() };
         match read_text(&path) {
-            Ok(text) => Self::parse(&text, &path),
+            Ok(text) => Self::parse_with(&text, &path, finder),
             Err(ManifestError::Unreadable { source, .. })
                 if is_directory && source.kind() == io::ErrorKind::NotFound =>
             {
-                Self::of_folder(&target)
+                Self::of_folder(&target, finder)
             }
             Err(error) => Err(error.into()),
         }
@@ -116,16 +152,22 @@ impl Config {
     }
 
     /// A folder of plugins without a configuration.
-    fn of_folder(folder: &Path) -> Result<Self, ConfigError> {
-        let plugins = discovered(folder)?;
-        if plugins.is_empty() {
+    fn of_folder(folder: &Path, finder: Finder<'_>) -> Result<Self, ConfigError> {
+        let plugins = finder.find(folder)?;
+        // Whoever watches a folder saw plugins in it once.
+        if plugins.is_empty() && matches!(finder, Finder::Disk) {
             return Err(ConfigError::Missing(folder.to_owned()));
         }
-        Ok(Self { plugins, ..Self::default() })
+        Ok(Self { plugins, folders: vec![folder.to_owned()], ..Self::default() })
     }
 
+    #[cfg(test)]
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        read_document(text, path).map_err(|fault| match fault {
+        Self::parse_with(text, path, Finder::Disk)
+    }
+
+    fn parse_with(text: &str, path: &Path, finder: Finder<'_>) -> Result<Self, ConfigError> {
+        read_document(text, path, finder).map_err(|fault| match fault {
             Fault::Problem(problem) => ConfigError::Wrong {
                 path: path.to_owned(),
                 line: problem.line(text),
@@ -133,16 +175,6 @@ impl Config {
             },
             Fault::Elsewhere(error) => error,
         })
-    }
-}
-
-/// All plugins of a folder. One that is wrong is an error: whoever starts them wants all of them.
-fn discovered(folder: &Path) -> Result<Vec<Manifest>, ConfigError> {
-    let found = discover(folder).map_err(|error| ConfigError::Discovery(vec![error]))?;
-    if found.problems.is_empty() {
-        Ok(found.manifests)
-    } else {
-        Err(ConfigError::Discovery(found.problems))
     }
 }
 
@@ -164,14 +196,14 @@ impl From<ManifestError> for Fault {
     }
 }
 
-fn read_document(text: &str, path: &Path) -> Result<Config, Fault> {
+fn read_document(text: &str, path: &Path, finder: Finder<'_>) -> Result<Config, Fault> {
     let base = path.parent().unwrap_or_else(|| Path::new("/"));
     let mut config = Config::default();
     let entries = document::parse_toml(text)?;
     // What is found comes first, wherever the file names it: `[plugins.ID]` may add to it.
     let mut found = Vec::new();
     if let Some(discover) = entries.iter().find(|entry| entry.key == "discover") {
-        found = read_discover(discover, base)?;
+        (config.folders, found) = read_discover(discover, base, finder)?;
     }
     for entry in &entries {
         match entry.key.as_str() {
@@ -196,14 +228,23 @@ fn read_document(text: &str, path: &Path) -> Result<Config, Fault> {
     Ok(config)
 }
 
-fn read_discover(discover: &Entry, base: &Path) -> Result<Vec<Manifest>, Fault> {
+/// The folders, and what is in them.
+fn read_discover(
+    discover: &Entry,
+    base: &Path,
+    finder: Finder<'_>,
+) -> Result<(Vec<PathBuf>, Vec<Manifest>), Fault> {
+    let mut folders = Vec::new();
     let mut found: Vec<Manifest> = Vec::new();
     for entry in discover.table()? {
         if entry.key != "dirs" {
             return Err(entry.unknown("[discover]", &["dirs"]).into());
         }
         for dir in entry.strings("[\"plugins\"]")? {
-            for plugin in discovered(&base.join(dir)).map_err(Fault::Elsewhere)? {
+            let folder = base.join(dir);
+            let plugins = finder.find(&folder).map_err(Fault::Elsewhere)?;
+            folders.push(folder);
+            for plugin in plugins {
                 if let Some(first) = found.iter().find(|first| first.id == plugin.id) {
                     let twice = DiscoveryError::Twice {
                         id: plugin.id,
@@ -216,7 +257,7 @@ fn read_discover(discover: &Entry, base: &Path) -> Result<Vec<Manifest>, Fault> 
             }
         }
     }
-    Ok(found)
+    Ok((folders, found))
 }
 
 fn read_broker(config: &mut Config, broker: &Entry, base: &Path) -> Result<(), Problem> {

@@ -55,6 +55,11 @@ pub(crate) struct Failure {
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
+    /// What went wrong, without what to do about it.
+    pub(super) fn message(&self) -> String {
+        self.message.clone()
+    }
+
     pub(crate) fn new(status: Status, message: impl Display) -> Self {
         Self { status, message: message.to_string(), hints: Vec::new(), code: None }
     }

@@ -12,6 +12,7 @@ mod completions;
 mod config;
 mod control;
 mod demo;
+mod dev;
 mod failure;
 mod lines;
 mod list;
@@ -35,6 +36,7 @@ mod terminal;
 mod top;
 mod up;
 mod value;
+mod watching;
 mod why;
 
 use std::path::PathBuf;
@@ -95,6 +97,8 @@ enum Command {
     Up(up::UpArgs),
     /// Start a broker and single-file plugins, with nothing installed
     Run(run::RunArgs),
+    /// As `up` or `run`, and replace plugins when their files change
+    Dev(dev::DevArgs),
     /// Show what plugbus does, and prove it
     Demo(demo::DemoArgs),
     /// Call a method and print its result
@@ -141,6 +145,7 @@ impl Command {
         match self {
             Self::Up(args) => in_runtime(up::run(context, args)),
             Self::Run(args) => in_runtime(run::run(context, args)),
+            Self::Dev(args) => in_runtime(dev::run(context, args)),
             Self::Demo(args) => in_runtime(demo::run(context, args)),
             Self::Call(args) => in_runtime(call::run(context, args)),
             Self::Publish(args) => in_runtime(publish::run(context, args)),

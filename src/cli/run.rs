@@ -21,10 +21,25 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
-    let plugins: Vec<_> = args.files.iter().map(|file| manifest(file)).collect::<Result<_>>()?;
-    let mut files = BTreeMap::new();
-    for (plugin, file) in plugins.iter().zip(&args.files) {
-        if let Some(other) = files.insert(&plugin.id, file) {
+    let config = config(&args.files)?;
+    let served = Served {
+        plugins: config.plan().map_err(Failure::usage)?,
+        config,
+        // As they would see it if the person had started them by hand.
+        inherit_env: true,
+        is_strict: true,
+        reload: None,
+        watching: None,
+    };
+    serve::run(context, served).await
+}
+
+/// What files are, each of which is a plugin.
+pub(super) fn config(files: &[PathBuf]) -> Result<Config> {
+    let plugins: Vec<_> = files.iter().map(|file| manifest(file)).collect::<Result<_>>()?;
+    let mut seen = BTreeMap::new();
+    for (plugin, file) in plugins.iter().zip(files) {
+        if let Some(other) = seen.insert(&plugin.id, file) {
             return Err(Failure::usage(format_args!(
                 "{} and {} would both be plugin `{}`",
                 other.display(),
@@ -33,19 +48,10 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<()> {
             )));
         }
     }
-    if args.files.iter().any(|file| is_python(file)) {
+    if files.iter().any(|file| is_python(file)) {
         python::require()?;
     }
-    let config = Config { plugins, ..Config::default() };
-    let served = Served {
-        plugins: config.plan().map_err(Failure::usage)?,
-        config,
-        // As they would see it if the person had started them by hand.
-        inherit_env: true,
-        is_strict: true,
-        reload: None,
-    };
-    serve::run(context, served).await
+    Ok(Config { plugins, ..Config::default() })
 }
 
 /// What a file says of itself. One that is not Python says nothing.

@@ -11,6 +11,7 @@ use super::failure::{Failure, Result, Status};
 use super::printer::Printer;
 use super::python;
 use super::show::Show;
+use super::watching::Watching;
 use crate::broker::{Broker, BrokerError};
 use crate::host::control::{Control, Reload};
 use crate::host::logs::{self, LogSettings, LogStore};
@@ -30,6 +31,8 @@ pub(crate) struct Served {
     pub(crate) is_strict: bool,
     /// What `plugbus reload` and SIGHUP do.
     pub(crate) reload: Option<Reload>,
+    /// Applies what changes on disk.
+    pub(crate) watching: Option<Watching>,
 }
 
 /// Runs it until Ctrl-C or SIGTERM.
@@ -114,6 +117,15 @@ async fn serve(
         }
         Ok(plugins.settled().await)
     };
+    let watching = served.watching;
+    let watched = {
+        let (show, plugins) = (show.clone(), plugins.clone());
+        tokio::spawn(async move {
+            if let Some(watching) = watching {
+                watching.run(plugins, show).await;
+            }
+        })
+    };
     let drawn = {
         let (show, plugins) = (show.clone(), plugins.clone());
         tokio::spawn(async move { show.draw(&plugins).await })
@@ -137,6 +149,7 @@ async fn serve(
         Some(Err(failure)) => Err(failure),
         None => Ok(()),
     };
+    watched.abort();
     show.stopping();
     control.leave().await;
     plugins.stop().await;

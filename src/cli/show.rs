@@ -1,5 +1,6 @@
 //! What `up` and `run` show of a broker and its plugins, as lines for people or as JSON.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,27 @@ impl Show {
             }
         };
         self.out(value, text);
+    }
+
+    /// A plugin of a watched folder cannot be used as it is now.
+    pub(super) fn broken(&self, why: &str) {
+        self.out(
+            json!({"event": "broken", "reason": why}),
+            format!("{BOLD_RED}not applied:{BOLD_RED:#} {}", plain(why)),
+        );
+    }
+
+    /// Somebody edited a plugin.
+    pub(super) fn edited(&self, id: &PluginId, files: &[PathBuf]) {
+        let names: Vec<_> = files
+            .iter()
+            .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        let width = self.id_width;
+        self.out(
+            json!({"event": "edited", "plugin": id.as_str(), "files": names}),
+            format!("{DIM}{id:width$} changed: {}{DIM:#}", plain(&names.join(", "))),
+        );
     }
 
     pub(super) fn stopping(&self) {

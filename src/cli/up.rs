@@ -1,17 +1,17 @@
 //! `plugbus up`: the broker and the plugins of a `plugbus.toml` or a folder of plugins.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::Context;
-use super::config::Config;
 use super::failure::{Failure, Result};
 use super::serve::{self, Served};
-use crate::host::control::Reload;
+use super::watching::{Target, Watching};
 use crate::limit::SETTINGS;
 
 /// Starts a broker and the plugins of a plugbus.toml, or of a folder of plugins, and stops them in
-/// the reverse order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once.
+/// the reverse order on Ctrl-C or SIGTERM. A second Ctrl-C ends everything at once. Folders of
+/// plugins are watched: what is added is started, what is removed stopped, and a changed manifest
+/// applied.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(super) struct UpArgs {
@@ -57,24 +57,17 @@ to the file. Where the program is python3, the SDK for Python that comes with pl
 its path, unless `env` sets PYTHONPATH; where it is plugbus, it is this one.";
 
 pub(super) async fn run(context: &Context, args: UpArgs) -> Result<()> {
-    let config = Config::read(&args.target).map_err(|error| {
-        Failure::usage(error).hint("`plugbus run FILE.py` starts a single file without one")
+    let target = Target::Config(args.target);
+    let (watching, config) = Watching::start(target, false).map_err(|failure| {
+        failure.hint("`plugbus run FILE.py` starts a single file without one")
     })?;
     let served = Served {
         plugins: config.plan().map_err(Failure::usage)?,
         config,
         inherit_env: false,
         is_strict: false,
-        reload: Some(reload(args.target)),
+        reload: Some(watching.reload()),
+        watching: Some(watching),
     };
     serve::run(context, served).await
-}
-
-/// Reads the file again and makes the plugins what it says.
-fn reload(target: PathBuf) -> Reload {
-    Arc::new(move |plugins| {
-        let config = Config::read(&target).map_err(|error| error.to_string())?;
-        let plan = config.plan().map_err(|error| error.to_string())?;
-        plugins.apply(plan, config.runtimes).map_err(|error| error.to_string())
-    })
 }

@@ -35,6 +35,8 @@ mod recipe;
 pub mod requirements;
 mod roster;
 mod runtime;
+#[cfg(feature = "cli")]
+pub(crate) mod sources;
 mod spawner;
 mod spec;
 pub(crate) mod suggest;

@@ -5,7 +5,7 @@
 //! `from plugbus …`) or has a `[tool.plugbus]` table. What is hidden is not looked at, nor what
 //! tools put beside sources.
 
-mod watch;
+pub(super) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

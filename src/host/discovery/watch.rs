@@ -65,9 +65,10 @@ struct Known {
 pub fn watch(folders: &[PathBuf]) -> Result<(Watch, Found), DiscoveryError> {
     let mut absolute = Vec::new();
     for path in folders {
-        let path = fs::canonicalize(path)
-            .map_err(|source| DiscoveryError::Folder { path: path.clone(), source })?;
-        absolute.push(path);
+        let failed = |source| DiscoveryError::Folder { path: path.clone(), source };
+        fs::metadata(path).map_err(failed)?;
+        // As `discover` names what it finds; whoever reads a configuration has those names too.
+        absolute.push(std::path::absolute(path).map_err(failed)?);
     }
     let mut watched = Vec::new();
     for path in &absolute {
@@ -97,17 +98,7 @@ impl Watch {
     /// Waits for the next changes. Several of one plugin that come together are one.
     pub async fn next(&mut self) -> Vec<Change> {
         loop {
-            let mut changed = self.changes.next().await;
-            // An editor that saves writes a new file and renames it: for a moment there is none.
-            // Until it is quiet nobody looks, but somebody who never stops does not prevent it.
-            for _ in 0..QUIET_ROUNDS_MAX {
-                tokio::time::sleep(limit::CHANGE_QUIET).await;
-                let more = self.changes.take();
-                if more == Changed::default() {
-                    break;
-                }
-                changed.join(more);
-            }
+            let changed = settled(&self.changes).await;
             if !self.matters(&changed) {
                 continue;
             }
@@ -212,8 +203,25 @@ impl Watch {
     }
 }
 
+/// Waits for changes and until it is quiet again.
+///
+/// An editor that saves writes a new file and renames it: for a moment there is none. Until it is
+/// quiet nobody looks, but somebody who never stops does not prevent it.
+pub(in crate::host) async fn settled(changes: &Changes) -> Changed {
+    let mut changed = changes.next().await;
+    for _ in 0..QUIET_ROUNDS_MAX {
+        tokio::time::sleep(limit::CHANGE_QUIET).await;
+        let more = changes.take();
+        if more == Changed::default() {
+            break;
+        }
+        changed.join(more);
+    }
+    changed
+}
+
 /// The files that make a plugin what it is, and hashes of their contents.
-fn files_of(manifest: &Manifest) -> BTreeMap<PathBuf, u64> {
+pub(in crate::host) fn files_of(manifest: &Manifest) -> BTreeMap<PathBuf, u64> {
     let mut files = BTreeSet::from([manifest.path.clone()]);
     files.extend(manifest.run.entry.clone());
     files.extend(manifest.run.command.iter().map(PathBuf::from).filter(|word| word.is_absolute()));
@@ -244,13 +252,13 @@ fn add_sources(folder: &Path, depth: usize, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-fn is_source(file: &Path) -> bool {
+pub(in crate::host) fn is_source(file: &Path) -> bool {
     let ending = file.extension().and_then(|ending| ending.to_str());
     ending.is_some_and(|ending| SOURCE_ENDINGS.contains(&ending))
 }
 
 /// Of what a program is by its length too: those that are long are not read on every look.
-fn hash_of(file: &Path) -> io::Result<u64> {
+pub(in crate::host) fn hash_of(file: &Path) -> io::Result<u64> {
     let mut hash = Xxh64::new(0);
     let metadata = fs::metadata(file)?;
     if metadata.len() > HASHED_SIZE_MAX {
