@@ -55,11 +55,6 @@ pub(crate) struct Failure {
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
-    /// What went wrong, without what to do about it.
-    pub(super) fn message(&self) -> String {
-        self.message.clone()
-    }
-
     pub(crate) fn new(status: Status, message: impl Display) -> Self {
         Self { status, message: message.to_string(), hints: Vec::new(), code: None }
     }
@@ -84,7 +79,6 @@ impl Failure {
     }
 
     /// What went wrong, without the hints.
-    #[cfg(test)]
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -96,7 +96,8 @@ impl Watching {
     pub(super) fn reload(&self) -> Reload {
         let (target, reread) = (self.target.clone(), Arc::clone(&self.reread));
         Arc::new(move |plugins| {
-            let config = target.read(Finder::Disk).map_err(|failure| failure.message())?;
+            let config =
+                target.read(Finder::Disk).map_err(|failure| failure.message().to_owned())?;
             let report = apply(plugins, config)?;
             reread.notify_one();
             Ok(report)
@@ -148,7 +149,7 @@ impl Watching {
 
     /// Reads everything again, applies it, and replaces those of which only the files changed.
     fn handle_edit(&mut self, edited: Edited, plugins: &Plugins, show: &Show) {
-        let config = self.read().map_err(|failure| failure.message());
+        let config = self.read().map_err(|failure| failure.message().to_owned());
         let folders = config.as_ref().map(|config| config.folders.clone()).unwrap_or_default();
         let report = match config.and_then(|config| apply(plugins, config)) {
             Ok(report) => report,
@@ -214,7 +215,7 @@ impl Watching {
     fn watch_again(&mut self, show: &Show) {
         let config = self.target.read(Finder::Disk).or_else(|_| self.read());
         if let Err(failure) = config.and_then(|config| self.watch(&config)) {
-            show.broken(&failure.message());
+            show.broken(failure.message());
         }
     }
 

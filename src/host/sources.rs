@@ -1,8 +1,8 @@
 //! Which plugins' files change, for plugins that are known already.
 //!
-//! Folders of plugins are watched by [`watch`](super::discovery::watch()); this is for plugins that somebody
-//! named: in the tables of a configuration, and single files. It reads no manifest: whoever knows
-//! where a plugin was named reads it again there.
+//! Folders of plugins are watched by [`watch`](super::discovery::watch()); this is for plugins that
+//! somebody named: in the tables of a configuration, and single files. It reads no manifest:
+//! whoever knows where a plugin was named reads it again there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
