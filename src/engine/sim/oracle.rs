@@ -31,6 +31,8 @@ pub(super) struct Oracle {
     pub(super) retries: u64,
     /// Sessions that have ended for the router. A process may still read what was written to it.
     gone: BTreeSet<u64>,
+    /// Sessions that have taken something back.
+    took_back: BTreeSet<u64>,
     /// Sessions whose process has ended, and whether it crashed.
     ended: BTreeMap<u64, bool>,
     /// Hostile frames that must be answered, with the codes that will do.
@@ -289,6 +291,9 @@ impl Oracle {
                     call.answered |= header.kind != Kind::STARTED;
                 }
             }
+            Kind::UNREGISTER => {
+                self.took_back.insert(session);
+            }
             Kind::ACK => {
                 if let Some(stream) = self.streams.get_mut(&header.route.0)
                     && stream.written.get(&session).is_some_and(|&written| id <= written)
@@ -369,9 +374,20 @@ impl Oracle {
         }
     }
 
+    /// P2: a channel that moves repeats nothing.
     /// P8: what crashed three receivers does not come again, what crashed two comes alone.
     fn deliver(&mut self, session: u64, route: u32, id: u64) {
         let Some(stream) = self.streams.get_mut(&route) else { return };
+        let twice = stream.written.iter().find(|&(other, &last)| {
+            *other != session
+                && (stream.acked_read + 1..=last).contains(&id)
+                && !self.gone.contains(other)
+                && !self.took_back.contains(other)
+        });
+        assert!(
+            twice.is_none(),
+            "P2: message {id} of route {route} comes again, and whoever has it is there"
+        );
         stream.current = session;
         let written = stream.written.entry(session).or_default();
         *written = id.max(*written);
