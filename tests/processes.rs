@@ -405,16 +405,18 @@ fn a_channel_survives_the_return_of_its_receiver() {
         sender.send(&frame);
     }
     let mut handled = 0;
-    for stay in [1, 700, 3, 500, u64::MAX] {
+    // A third death would quarantine what was under way at all of them.
+    for stay in [1, 700, u64::MAX] {
         let mut seen = 0;
         while seen < stay && handled < total {
             let message = receiver.frame_of(Kind::MESSAGE);
             assert_eq!(message.header.message_id, handled + 1);
             handled += 1;
             seen += 1;
+            // At once: what was under way at two deaths comes alone, until it is acknowledged.
+            let ack = receiver.builder(Kind::ACK).route(route).message_id(handled).build(b"", b"");
+            receiver.send(&ack);
         }
-        let ack = receiver.builder(Kind::ACK).route(route).message_id(handled).build(b"", b"");
-        receiver.send(&ack);
         while sender.frame_of(Kind::ACK).header.message_id < handled {}
         if handled == total {
             break;

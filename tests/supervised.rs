@@ -8,7 +8,7 @@ mod zoo;
 use std::fs;
 use std::process::{Child, Stdio};
 
-use command::{Outcome, Place};
+use command::{HELLO, Outcome, Place};
 use plugbus::plugin::{self, Client};
 use rustix::fs::{FileType, Mode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -374,4 +374,12 @@ fn rows(why: &Value) -> Vec<[String; 3]> {
     let rows = why["timeline"].as_array().unwrap().iter();
     rows.map(|row| ["from", "to", "cause"].map(|key| row[key].as_str().unwrap().to_owned()))
         .collect()
+}
+
+#[test]
+fn a_reload_ends_when_the_successor_serves() {
+    let place = Place::with(&[("hello.py", HELLO)]);
+    let _serving = place.serve(&["run", "hello.py"]);
+    place.run(&["reload", "hello"]).expect(0, &["its successor is ready", "its successor serves"]);
+    place.run(&["call", "hello.greet", "name=Ann"]).expect(0, &["Hello Ann"]);
 }

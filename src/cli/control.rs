@@ -280,6 +280,8 @@ fn is_stopped(change: &Change) -> Option<Outcome> {
 
 fn is_replaced(change: &Change) -> Option<Outcome> {
     match change.from.as_str() {
+        // The successor starts, or is compared.
+        _ if change.state == "replacing" => None,
         "replacing" if change.cause == "its successor serves" => Some(Outcome::Reached),
         "replacing" => Some(Outcome::Failed),
         // One that did not run is started instead.
