@@ -294,7 +294,7 @@ impl World {
             self.faults.note(FaultKind::LateAck);
         }
         known.acked = id;
-        if !self.oracle.is_stale(route, client.session) {
+        if !self.oracle.is_past(route, client.session) {
             let stream = self.oracle.stream(route);
             stream.acked = stream.acked.max(id);
         }

@@ -197,11 +197,18 @@ impl Oracle {
         }
     }
 
-    /// Whether a channel has gone from a session to another one: what it reads and acknowledges
-    /// from there on is of the past.
-    pub(super) fn is_stale(&self, route: u32, session: u64) -> bool {
+    /// Whether a channel has gone from a session to another one: what it acknowledges from there on
+    /// is of the past.
+    pub(super) fn is_past(&self, route: u32, session: u64) -> bool {
         let current = self.streams.get(&route).map_or(0, |stream| stream.current);
         self.gone.contains(&session) || current != session
+    }
+
+    /// Whether what a session reads may be of the past: also where it took the channel back and has
+    /// it again, after somebody else had it.
+    pub(super) fn is_stale(&self, route: u32, session: u64) -> bool {
+        let written = self.streams.get(&route).map_or(0, |stream| stream.written.len());
+        self.is_past(route, session) || (self.took_back.contains(&session) && written > 1)
     }
 
     /// Whether one of these messages kills its receiver.
