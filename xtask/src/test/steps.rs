@@ -138,12 +138,13 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 21] = [
+const TESTS: [&str; 23] = [
     "tests/bad_input",
     "tests/bad_plugins",
     "tests/blast_radius",
     "tests/broker",
     "tests/cli_client",
+    "tests/cli_dev",
     "tests/cli_logs",
     "tests/cli_new",
     "tests/cli_up",
@@ -158,6 +159,7 @@ const TESTS: [&str; 21] = [
     "tests/sdk_live",
     "tests/sdk_process",
     "tests/simulation",
+    "tests/supervised",
     "tests/supervision_model",
     "tests/vectors",
 ];
