@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use crate::engine::{self, Change, Effects, Port, RouterSettings};
 use crate::error::{Code, Fault};
 use crate::id::{PluginId, RouteId, SessionId};
-use crate::net::clock;
+use crate::net::uptime;
 
 /// Where the state lies between two incarnations of the actor.
 pub(super) type Shelf = Arc<Mutex<Kept>>;
@@ -52,7 +52,7 @@ enum Begun {
 impl Kept {
     pub(super) fn new(settings: RouterSettings) -> Self {
         Self {
-            engine: engine::Router::new(settings.clone(), clock::now()),
+            engine: engine::Router::new(settings.clone(), uptime::now()),
             settings,
             wakers: Vec::new(),
             losses: 0,
@@ -70,7 +70,7 @@ impl Kept {
     /// Decides what is asked for, one after the other.
     pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = Change>, fx: &mut Effects) {
         self.changes.extend(changes);
-        let now = clock::now();
+        let now = uptime::now();
         while let Some(change) = self.changes.pop_front() {
             self.begun = Some(match &change {
                 Change::Asked { port, message_id, .. } => {
@@ -95,7 +95,7 @@ impl Kept {
 
     pub(super) fn end_session(&mut self, session: SessionId, reason: &str, fx: &mut Effects) {
         self.begun = Some(Begun::End(session, reason.to_owned()));
-        self.engine.handle_session_ended(session, reason, clock::now(), fx);
+        self.engine.handle_session_ended(session, reason, uptime::now(), fx);
         self.admitted.remove(&session);
         self.begun = None;
     }
@@ -104,7 +104,7 @@ impl Kept {
     pub(super) fn resume(&mut self, fx: &mut Effects) {
         match self.begun.take() {
             Some(Begun::Change(port, message_id)) => {
-                port.push_fault(RouteId::CONTROL, message_id, &failed(), clock::now(), fx);
+                port.push_fault(RouteId::CONTROL, message_id, &failed(), uptime::now(), fx);
             }
             Some(Begun::End(session, reason)) => self.end_session(session, &reason, fx),
             Some(Begun::Admission | Begun::Chore) | None => (),
@@ -134,7 +134,7 @@ impl Kept {
         // Ends of old sessions are still to come; they must not meet a new one of the same number.
         let seed = self.settings.seed.wrapping_add(self.losses);
         let settings = RouterSettings { seed, ..self.settings.clone() };
-        let now = clock::now();
+        let now = uptime::now();
         let mut fresh = engine::Router::new(settings, now);
         if self.engine.is_shutting_down() {
             fresh.handle_shutdown(Duration::ZERO, now, &mut Effects::new());
@@ -157,7 +157,7 @@ impl Kept {
 /// Tells a peer why its session ends, unless it does not read.
 async fn end_with_a_word(port: Arc<Port>) {
     let mut fx = Effects::new();
-    port.push_fault(RouteId::CONTROL, 0, &Fault::new(Code::Internal, LOST), clock::now(), &mut fx);
+    port.push_fault(RouteId::CONTROL, 0, &Fault::new(Code::Internal, LOST), uptime::now(), &mut fx);
     port.drain(LOST, &mut fx);
     fx.finish();
     fx.wake();
@@ -171,7 +171,7 @@ pub(super) fn refuse(changes: Vec<Change>) {
         let mut fx = Effects::new();
         for change in changes {
             if let Change::Asked { port, message_id, .. } = change {
-                port.push_fault(RouteId::CONTROL, message_id, &failed(), clock::now(), &mut fx);
+                port.push_fault(RouteId::CONTROL, message_id, &failed(), uptime::now(), &mut fx);
             }
         }
         fx.finish();

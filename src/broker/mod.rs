@@ -44,7 +44,7 @@ use crate::engine::{
 use crate::error::Fault;
 use crate::id::{PluginId, Topic};
 use crate::limit;
-use crate::net::clock;
+use crate::net::uptime;
 use crate::supervise::GroupHandle;
 
 /// A running broker.
@@ -282,7 +282,7 @@ impl Broker {
     /// The moment that [`set_presence`](Self::set_presence) counts from the same beginning as.
     #[must_use]
     pub fn now() -> Duration {
-        clock::now().mono
+        uptime::now().mono
     }
 
     /// The figures that `plugbus status` shows, as described in the protocol.

@@ -23,7 +23,7 @@ use crate::engine::{
 };
 use crate::error::Fault;
 use crate::id::{PluginId, SessionId};
-use crate::net::clock;
+use crate::net::uptime;
 use crate::supervise::{Shell, fuse};
 use crate::wire::body::Hello;
 
@@ -118,7 +118,7 @@ impl Handler<Admit> for Router {
         let mut fx = Effects::new();
         self.kept.begin_admission();
         let Admit { hello, attachment, waker } = mail;
-        let now = clock::now();
+        let now = uptime::now();
         let admitted =
             self.kept.engine.handle_hello(&hello, attachment.as_ref(), waker, now, &mut fx);
         self.finish(fx);
@@ -198,7 +198,7 @@ impl Handler<Tick> for Router {
 
     fn handle(&mut self, _: Tick, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
-        let next = self.kept.engine.handle_timeout(clock::now(), &mut fx);
+        let next = self.kept.engine.handle_timeout(uptime::now(), &mut fx);
         self.finish(fx);
         next
     }
@@ -214,7 +214,7 @@ impl Handler<BeginShutdown> for Router {
 
     fn handle(&mut self, BeginShutdown(drain): BeginShutdown, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.handle_shutdown(drain, clock::now(), &mut fx);
+        self.kept.engine.handle_shutdown(drain, uptime::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -235,7 +235,8 @@ impl Handler<StopPlugin> for Router {
     fn handle(&mut self, mail: StopPlugin, _ctx: &mut Self::Context) -> bool {
         let mut fx = Effects::new();
         let StopPlugin { plugin, instance, drain } = mail;
-        let stopped = self.kept.engine.handle_stop(&plugin, instance, drain, clock::now(), &mut fx);
+        let stopped =
+            self.kept.engine.handle_stop(&plugin, instance, drain, uptime::now(), &mut fx);
         self.finish(fx);
         stopped
     }
@@ -254,7 +255,7 @@ impl Handler<SetPresence> for Router {
 
     fn handle(&mut self, mail: SetPresence, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.set_presence(&mail.plugin, mail.presence, clock::now(), &mut fx);
+        self.kept.engine.set_presence(&mail.plugin, mail.presence, uptime::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -272,7 +273,7 @@ impl Handler<SetHold> for Router {
 
     fn handle(&mut self, SetHold { plugin, hold }: SetHold, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.set_hold(&plugin, hold, clock::now(), &mut fx);
+        self.kept.engine.set_hold(&plugin, hold, uptime::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -292,7 +293,7 @@ impl Handler<PluginExited> for Router {
     fn handle(&mut self, mail: PluginExited, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
         let PluginExited { plugin, instance, exit } = mail;
-        self.kept.engine.handle_plugin_exit(&plugin, instance, exit, clock::now(), &mut fx);
+        self.kept.engine.handle_plugin_exit(&plugin, instance, exit, uptime::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -310,7 +311,7 @@ impl Handler<Switch> for Router {
 
     fn handle(&mut self, mail: Switch, _ctx: &mut Self::Context) -> Self::Result {
         let mut fx = Effects::new();
-        let now = clock::now();
+        let now = uptime::now();
         let switched = self.kept.engine.handle_switch(&mail.plugin, mail.instance, now, &mut fx);
         self.finish(fx);
         self.announce_version();
@@ -421,7 +422,7 @@ impl Handler<AskStatus> for Router {
     type Result = Status;
 
     fn handle(&mut self, _: AskStatus, _ctx: &mut Self::Context) -> Status {
-        Status(self.kept.engine.status(clock::now()))
+        Status(self.kept.engine.status(uptime::now()))
     }
 }
 
@@ -438,7 +439,7 @@ impl Handler<PublishOwn> for Router {
 
     fn handle(&mut self, mail: PublishOwn, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.publish_own(&mail.topic, &mail.body, clock::now(), &mut fx);
+        self.kept.engine.publish_own(&mail.topic, &mail.body, uptime::now(), &mut fx);
         self.finish(fx);
     }
 }
@@ -459,7 +460,7 @@ impl Handler<AskVitals> for Router {
     type Result = Signs;
 
     fn handle(&mut self, AskVitals { ping }: AskVitals, _ctx: &mut Self::Context) -> Signs {
-        let now = clock::now();
+        let now = uptime::now();
         let vitals = self.kept.engine.vitals(now);
         if ping {
             let mut fx = Effects::new();

@@ -17,7 +17,7 @@ use super::listener::{Listener, SocketShelf};
 use super::router::{AskPresence, BeginShutdown, KillAll, Router, Tick};
 use super::session::Shared;
 use crate::engine::RouterSettings;
-use crate::net::{clock, listen};
+use crate::net::{listen, uptime};
 use crate::supervise::{
     ChildId, ChildSpec, Group, GroupFlags, GroupHandle, MailError, Strategy, Supervised,
 };
@@ -137,7 +137,7 @@ async fn keep_time(router: Supervised<Router>, rearm: Arc<Notify>) {
         match next {
             Some(at) => {
                 tokio::select! {
-                    () = tokio::time::sleep_until(clock::deadline(at)) => (),
+                    () = tokio::time::sleep_until(uptime::deadline(at)) => (),
                     () = rearm.notified() => (),
                 }
             }

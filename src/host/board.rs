@@ -14,7 +14,7 @@ use super::exit::Exit;
 use super::logs::time_now;
 use crate::engine::supervise::{Cause, Changed, State};
 use crate::limit;
-use crate::net::clock;
+use crate::net::uptime;
 
 /// One process of a plugin, as people see it.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -139,7 +139,7 @@ impl Board {
         let row = seats.entry(seat).or_insert_with(|| Row {
             state: State::Stopped,
             since: time_now(),
-            since_at: clock::now().mono,
+            since_at: uptime::now().mono,
             reason: "not started yet".to_owned(),
             pid: None,
             generation: 0,
@@ -268,7 +268,7 @@ impl Board {
 }
 
 fn report(seats: &BTreeMap<Seat, Row>, (id, instance): &Seat, row: &Row) -> PluginReport {
-    let now = clock::now().mono;
+    let now = uptime::now().mono;
     let needed_by = seats.iter().filter(|(_, other)| other.needs.contains(id));
     let mut needed_by: Vec<String> = needed_by.map(|((other, _), _)| other.clone()).collect();
     needed_by.dedup();

@@ -1,9 +1,7 @@
 //! The one place that reads the clocks. Everything below takes the time as an argument.
 
-use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::engine::Now;
 use crate::peer::Moment;
 
 /// A monotonic moment.
@@ -18,19 +16,7 @@ pub(crate) fn unix_nanos() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Both clocks, as the engine wants them.
-pub(crate) fn now() -> Now {
-    Now { mono: instant().duration_since(*START), unix: unix_nanos() }
-}
-
 /// Both clocks, as a peer wants them.
 pub(crate) fn moment() -> Moment {
     Moment { instant: instant(), unix: unix_nanos() }
 }
-
-/// The moment of the runtime's timer at which [`now`] will have reached `mono`.
-pub(crate) fn deadline(mono: Duration) -> tokio::time::Instant {
-    (*START + mono).into()
-}
-
-static START: LazyLock<Instant> = LazyLock::new(instant);

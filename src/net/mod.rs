@@ -2,6 +2,7 @@
 
 #[cfg(feature = "broker")]
 pub(crate) mod buffers;
+#[cfg(any(feature = "broker", feature = "plugin"))]
 pub(crate) mod clock;
 #[cfg(any(feature = "broker", feature = "plugin"))]
 pub(crate) mod link;
@@ -14,6 +15,8 @@ pub(crate) mod socket_directory;
 pub mod socket_path;
 #[cfg(feature = "broker")]
 pub(crate) mod traffic;
+#[cfg(feature = "broker")]
+pub(crate) mod uptime;
 
 #[cfg(feature = "broker")]
 pub use listen::ListenError;

@@ -4,13 +4,13 @@
 //! peer that waits for an answer is then woken twice for each call. Here reading is watched always,
 //! writing through a second descriptor that lives no longer than the wait.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -52,13 +52,6 @@ impl Socket {
     /// Writes once.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
-    }
-
-    /// Writes several pieces at once.
-    pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut nothing = SendAncillaryBuffer::default();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        Ok(sendmsg(self, pieces, &mut nothing, flags)?)
     }
 
     /// Waits until there is room to write. Cancel-safe.

@@ -9,10 +9,11 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::sync::Notify;
 
 use super::socket::Socket;
-use super::{buffers, clock};
+use super::{buffers, clock, uptime};
 use crate::engine::{Change, Effects, Pending, Port, Session};
 use crate::error::{Fault, FrameError};
 use crate::limit;
@@ -148,7 +149,7 @@ pub(crate) async fn write(
                 continue;
             }
         }
-        let now = clock::now();
+        let now = uptime::now();
         port.take(limit::WRITE_BATCH_SIZE, now, &mut pieces, &mut fx);
         fx.finish();
         let asked = fx.take_changes();
@@ -172,7 +173,7 @@ async fn feed(
     fx: &mut Effects,
 ) -> Result<Vec<u8>, FrameError> {
     let input = Bytes::from(input);
-    let outcome = session.handle_input(&input, clock::now(), fx);
+    let outcome = session.handle_input(&input, uptime::now(), fx);
     let asked = fx.take_changes();
     if fx.take_deadline_moved() {
         changes.deadline_moved();
@@ -251,7 +252,9 @@ fn try_write(stream: &Socket, pieces: &[Bytes]) -> io::Result<usize> {
     }
     let slices: Vec<IoSlice<'_>> =
         pieces.iter().take(IOV_MAX).map(|piece| IoSlice::new(piece)).collect();
-    stream.try_write_vectored(&slices)
+    let mut nothing = SendAncillaryBuffer::default();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(sendmsg(stream, &slices, &mut nothing, flags)?)
 }
 
 fn gather(pieces: &mut Vec<Bytes>, gathered: &mut BytesMut) {

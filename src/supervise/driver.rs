@@ -10,7 +10,7 @@ use super::child::{Child, Line, Reports, Transition};
 use super::group::{Core, State};
 use super::incarnation::text_of;
 use crate::engine::supervise::{self as engine, ChildId, Exit, Order, Output, Phase, Report};
-use crate::net::clock;
+use crate::net::uptime;
 
 /// Reports of one start of a group.
 struct EpochLine {
@@ -95,7 +95,7 @@ impl Driver {
             }
             let due = async {
                 match deadline {
-                    Some(at) => tokio::time::sleep_until(clock::deadline(at)).await,
+                    Some(at) => tokio::time::sleep_until(uptime::deadline(at)).await,
                     None => std::future::pending().await,
                 }
             };

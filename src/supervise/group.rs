@@ -25,7 +25,7 @@ use crate::engine::supervise::{
     Refusal, SpecError,
 };
 use crate::limit;
-use crate::net::clock;
+use crate::net::uptime;
 
 /// Describes a group before it is made.
 #[must_use = "a group is nothing before `build`"]
@@ -287,7 +287,7 @@ impl Core {
         if state.failure.is_some() {
             return None;
         }
-        let now = clock::now().mono;
+        let now = uptime::now().mono;
         let machine = &mut state.machine;
         let mut governor = self.limiter.0.lock();
         let stepped = catch_unwind(AssertUnwindSafe(|| step(machine, now, &mut governor)));

@@ -11,7 +11,7 @@ use super::group::{Core, Slot};
 use crate::engine::supervise::{
     Answer, ChildId, ChildSpec, ChildView, Command, Exit, Phase, Refusal, State, Waits,
 };
-use crate::net::clock;
+use crate::net::uptime;
 
 /// Handle of a group. Cheap to clone, and usable from every thread.
 ///
@@ -128,7 +128,7 @@ impl GroupHandle {
     #[must_use]
     pub fn children(&self) -> Vec<ChildStatus> {
         let state = self.core.state.lock();
-        let now = clock::now().mono;
+        let now = uptime::now().mono;
         state.machine.children().map(|view| ChildStatus::of(&view, &state.slots, now)).collect()
     }
 
@@ -137,7 +137,7 @@ impl GroupHandle {
     pub fn child(&self, id: &ChildId) -> Option<ChildStatus> {
         let state = self.core.state.lock();
         let view = state.machine.child(id.as_str())?;
-        Some(ChildStatus::of(&view, &state.slots, clock::now().mono))
+        Some(ChildStatus::of(&view, &state.slots, uptime::now().mono))
     }
 
     /// Waits until a child is as `wanted` says, and gives that status. Waits for ever for what does

@@ -15,7 +15,7 @@ use super::front::Front;
 use super::incarnation::{self, Ended, Factory, Order, Panicked};
 use super::mail::{Queue, Supervised};
 use crate::engine::supervise::Exit;
-use crate::net::clock;
+use crate::net::uptime;
 
 /// An actix actor that a group starts, stops and rebuilds.
 ///
@@ -213,7 +213,7 @@ impl<A: Actor<Context = Context<A>>> Life<A> {
     fn is_healed(&self, panicked: &Panicked) -> bool {
         let Some(heal) = &self.heal else { return false };
         let Healer { is_sound, healed } = &mut *heal.lock();
-        let now = clock::now().mono;
+        let now = uptime::now().mono;
         healed.retain(|&at| now.saturating_sub(at) <= HEALS_WINDOW);
         if healed.len() >= HEALS_MAX {
             return false;

@@ -22,7 +22,8 @@ impl Router {
     /// Whether the audit finds nothing, as far as the router alone can know: what a session has
     /// collected of chunked messages stays with its inbound machine. For a router that has
     /// panicked.
-    pub(crate) fn is_sound(&self) -> bool {
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
         let check = || self.check(None::<std::iter::Empty<&Session>>);
         let checked = catch_unwind(AssertUnwindSafe(check));
         // What a failed assertion says is a text, whose destructor does nothing.
