@@ -117,19 +117,25 @@ struct Row {
     since: String,
     since_at: Duration,
     reason: String,
-    pid: Option<u32>,
+    /// Those that live, by generation: two while one replaces the other.
+    processes: BTreeMap<u64, ProcessRow>,
     generation: u64,
     restarts: u64,
     failures: u32,
     last_exit: Option<String>,
-    /// How its last process ended.
-    process_exit: Option<Exit>,
+    /// How the latest process that has ended did so.
+    process_exit: Option<(u64, Exit)>,
     next_at: Option<Duration>,
     needs: Vec<String>,
     version: Option<String>,
-    load: Option<Load>,
     timeline: VecDeque<TimelineRow>,
     stderr: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct ProcessRow {
+    pid: u32,
+    load: Option<Load>,
 }
 
 impl Board {
@@ -141,7 +147,7 @@ impl Board {
             since: time_now(),
             since_at: uptime::now().mono,
             reason: "not started yet".to_owned(),
-            pid: None,
+            processes: BTreeMap::new(),
             generation: 0,
             restarts: 0,
             failures: 0,
@@ -150,7 +156,6 @@ impl Board {
             next_at: None,
             needs: Vec::new(),
             version: None,
-            load: None,
             timeline: VecDeque::new(),
             stderr: VecDeque::new(),
         });
@@ -170,7 +175,10 @@ impl Board {
             row.since_at = changed.at;
         }
         row.reason.clone_from(&cause);
-        row.generation = row.generation.max(changed.generation);
+        // Which may be one that was replaced long ago, and is not the one that people ask for.
+        if changed.cause != Cause::Unkillable {
+            row.generation = changed.generation;
+        }
         row.failures = changed.failures;
         row.next_at = changed.next_at;
         match &changed.cause {
@@ -182,10 +190,6 @@ impl Board {
         if changed.cause == Cause::Due {
             row.restarts += 1;
         }
-        if !changed.to.is_running() {
-            row.pid = None;
-            row.load = None;
-        }
         let (from, to) = (changed.from.name().to_owned(), changed.to.name().to_owned());
         push_bounded(
             &mut row.timeline,
@@ -194,28 +198,27 @@ impl Board {
         );
     }
 
-    /// Its process runs.
-    pub(crate) fn started(&self, seat: &Seat, pid: u32) {
+    /// Shows a process for as long as the result lives.
+    pub(crate) fn enter(&self, seat: &Seat, generation: u64, pid: u32) -> Shown {
         self.with(seat, |row| {
-            row.pid = Some(pid);
-            row.process_exit = None;
+            row.processes.insert(generation, ProcessRow { pid, load: None });
         });
+        Shown { board: self.clone(), seat: seat.clone(), generation }
     }
 
-    /// Its process has ended.
-    pub(crate) fn ended(&self, seat: &Seat, exit: Exit) {
-        self.with(seat, |row| row.process_exit = Some(exit));
-    }
-
-    /// How its last process ended, if it has.
+    /// How the latest of its processes that have ended did so.
     pub(crate) fn process_exit(&self, seat: &Seat) -> Option<Exit> {
-        self.seats.lock().get(seat)?.process_exit
+        self.seats.lock().get(seat)?.process_exit.map(|(_, exit)| exit)
     }
 
     /// Those that have a process.
     pub(crate) fn running(&self) -> Vec<Seat> {
         let seats = self.seats.lock();
-        seats.iter().filter(|(_, row)| row.pid.is_some()).map(|(seat, _)| seat.clone()).collect()
+        seats
+            .iter()
+            .filter(|(_, row)| !row.processes.is_empty())
+            .map(|(seat, _)| seat.clone())
+            .collect()
     }
 
     /// It printed a line to standard error.
@@ -225,20 +228,18 @@ impl Board {
         });
     }
 
-    /// What it uses now.
-    pub(crate) fn used(&self, seat: &Seat, load: Load) {
-        self.with(seat, |row| row.load = Some(load));
+    /// What a process uses now.
+    pub(crate) fn used(&self, seat: &Seat, generation: u64, load: Load) {
+        self.with(seat, |row| {
+            if let Some(process) = row.processes.get_mut(&generation) {
+                process.load = Some(load);
+            }
+        });
     }
 
-    /// The last lines of its standard error, the oldest first.
-    pub(crate) fn stderr(&self, seat: &Seat) -> Vec<String> {
-        let seats = self.seats.lock();
-        seats.get(seat).map(|row| row.stderr.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    /// Plugins that are known no longer lose their places.
-    pub(crate) fn retain(&self, is_known: impl Fn(&str) -> bool) {
-        self.seats.lock().retain(|(plugin, _), row| row.pid.is_some() || is_known(plugin));
+    /// Children that are known no longer lose their places, when they have ended.
+    pub(crate) fn retain(&self, is_known: impl Fn(&Seat) -> bool) {
+        self.seats.lock().retain(|seat, row| !row.processes.is_empty() || is_known(seat));
     }
 
     /// What its processes are like, in the order of their names.
@@ -267,6 +268,41 @@ impl Board {
     }
 }
 
+/// A process that is shown.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    board: Board,
+    seat: Seat,
+    generation: u64,
+}
+
+impl Shown {
+    /// It has ended like this, or nothing more can be done to end it.
+    pub(crate) fn ended(&self, exit: Exit) {
+        let ended = (self.generation, exit);
+        self.board.with(&self.seat, |row| {
+            if row.process_exit.is_none_or(|(last, _)| last <= self.generation) {
+                row.process_exit = Some(ended);
+            }
+        });
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.board.with(&self.seat, |row| {
+            row.processes.remove(&self.generation);
+        });
+    }
+}
+
+impl Row {
+    /// The process that people ask for: the one that serves, or is to.
+    fn process(&self) -> Option<&ProcessRow> {
+        self.processes.get(&self.generation).or_else(|| self.processes.values().next_back())
+    }
+}
+
 fn report(seats: &BTreeMap<Seat, Row>, (id, instance): &Seat, row: &Row) -> PluginReport {
     let now = uptime::now().mono;
     let needed_by = seats.iter().filter(|(_, other)| other.needs.contains(id));
@@ -279,7 +315,7 @@ fn report(seats: &BTreeMap<Seat, Row>, (id, instance): &Seat, row: &Row) -> Plug
         since: row.since.clone(),
         since_ms: milliseconds(now.saturating_sub(row.since_at)),
         reason: row.reason.clone(),
-        pid: row.pid,
+        pid: row.process().map(|process| process.pid),
         generation: row.generation,
         restarts: row.restarts,
         failures: row.failures,
@@ -288,7 +324,7 @@ fn report(seats: &BTreeMap<Seat, Row>, (id, instance): &Seat, row: &Row) -> Plug
         needs: row.needs.clone(),
         needed_by,
         version: row.version.clone(),
-        load: row.load,
+        load: row.process().and_then(|process| process.load),
     }
 }
 
@@ -336,4 +372,101 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::supervise::ChildId;
+
+    #[test]
+    fn while_two_processes_live_the_one_that_serves_is_shown() {
+        let board = Board::default();
+        let seat = seated(&board, 0);
+        let old = board.enter(&seat, 1, 100);
+        board.change(&seat, &changed(1, State::Starting, State::Ready, Cause::Reported));
+        board.used(&seat, 1, memory(10));
+        board.change(&seat, &changed(1, State::Ready, State::Replacing, Cause::Command));
+        let new = board.enter(&seat, 2, 200);
+        board.used(&seat, 2, memory(20));
+        assert_eq!(shown(&board), [(1, Some(100), Some(10))], "the old one serves");
+
+        board.change(&seat, &changed(2, State::Replacing, State::Ready, Cause::Replaced));
+        board.used(&seat, 1, memory(11));
+        assert_eq!(shown(&board), [(2, Some(200), Some(20))], "the new one serves");
+        old.ended(Exit::Code(0));
+        drop(old);
+        assert_eq!(shown(&board), [(2, Some(200), Some(20))], "the end of the other is no news");
+        drop(new);
+        assert_eq!(shown(&board), [(2, None, None)]);
+    }
+
+    #[test]
+    fn the_end_that_is_told_is_that_of_the_latest_process() {
+        let board = Board::default();
+        let seat = seated(&board, 0);
+        let (old, new) = (board.enter(&seat, 1, 100), board.enter(&seat, 2, 200));
+        new.ended(Exit::Code(3));
+        old.ended(Exit::Killed);
+        assert_eq!(board.process_exit(&seat), Some(Exit::Code(3)));
+    }
+
+    #[test]
+    fn a_successor_that_failed_leaves_no_trace_of_its_process() {
+        let board = Board::default();
+        let seat = seated(&board, 0);
+        let _old = board.enter(&seat, 1, 100);
+        board.change(&seat, &changed(1, State::Ready, State::Replacing, Cause::Command));
+        drop(board.enter(&seat, 2, 200));
+        board.change(&seat, &changed(1, State::Replacing, State::Ready, Cause::Stable));
+        assert_eq!(shown(&board), [(1, Some(100), None)]);
+        // A retired one that cannot be killed is told of, and is not the one that serves.
+        board.change(&seat, &changed(7, State::Ready, State::Ready, Cause::Unkillable));
+        assert_eq!(shown(&board), [(1, Some(100), None)]);
+    }
+
+    /// A group that starts over counts from 1 again.
+    #[test]
+    fn the_generation_shown_is_the_one_that_runs() {
+        let board = Board::default();
+        let seat = seated(&board, 0);
+        board.change(&seat, &changed(5, State::Starting, State::Ready, Cause::Reported));
+        board.change(&seat, &changed(1, State::Stopped, State::Starting, Cause::GroupStarts));
+        assert_eq!(shown(&board), [(1, None, None)]);
+    }
+
+    #[test]
+    fn instances_that_were_removed_disappear_when_they_have_ended() {
+        let board = Board::default();
+        let seats = [0, 1, 2].map(|instance| seated(&board, instance));
+        let last = board.enter(&seats[2], 3, 300);
+        let clear = || board.retain(|(_, instance)| *instance == 0);
+        clear();
+        assert_eq!(shown(&board), [(0, None, None), (0, Some(300), None)]);
+        drop(last);
+        clear();
+        assert_eq!(shown(&board), [(0, None, None)]);
+    }
+
+    fn seated(board: &Board, instance: u32) -> Seat {
+        let seat = ("weather".to_owned(), instance);
+        board.seat(seat.clone(), Vec::new(), None);
+        seat
+    }
+
+    fn changed(generation: u64, from: State, to: State, cause: Cause) -> Changed {
+        let id = ChildId::new("weather");
+        let at = Duration::ZERO;
+        Changed { id, generation, from, to, cause, at, failures: 0, next_at: None }
+    }
+
+    fn memory(memory: u64) -> Load {
+        Load { memory, ..Load::default() }
+    }
+
+    /// Generation, process and memory of each row.
+    fn shown(board: &Board) -> Vec<(u64, Option<u32>, Option<u64>)> {
+        let row = |row: &PluginReport| (row.generation, row.pid, row.load.map(|load| load.memory));
+        board.reports().iter().map(row).collect()
+    }
 }

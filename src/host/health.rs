@@ -119,7 +119,7 @@ impl HealthWatch {
             });
             watched.relay(&alive, found);
             if is_full && Broker::now() >= watched.health.next_tick() {
-                let findings = watched.tick(&self.plugins, &key.0, found);
+                let findings = watched.tick(&self.plugins, &key, found);
                 self.act(&key, &id, &alive, findings).await;
                 self.ask(&key, &id, settings, recipe.working_dir()).await;
             }
@@ -223,7 +223,12 @@ impl Watched {
         self.messages = self.messages.max(work);
     }
 
-    fn tick(&mut self, plugins: &Plugins, seat: &Seat, found: &Vitals) -> Vec<Finding> {
+    fn tick(
+        &mut self,
+        plugins: &Plugins,
+        (seat, generation): &(Seat, u64),
+        found: &Vitals,
+    ) -> Vec<Finding> {
         let now = Broker::now();
         if found.unanswered_ping.is_none() {
             self.health.handle_alive();
@@ -240,7 +245,7 @@ impl Watched {
             sample.push((Measure::Memory, load.memory));
             sample.push((Measure::Descriptors, load.descriptors));
             sample.push((Measure::Processor, load.cpu_percent.max(0.0) as u64));
-            plugins.board().used(seat, load);
+            plugins.board().used(seat, *generation, load);
         }
         self.health.handle_tick(now, &sample)
     }

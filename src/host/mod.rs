@@ -26,6 +26,8 @@ pub mod manifest;
 mod memory;
 mod output;
 mod plugin_child;
+#[cfg(test)]
+mod plugin_tests;
 mod plugins;
 mod process;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::board::{Board, Seat};
@@ -19,7 +20,7 @@ use super::plugins::{Observer, PluginEvent};
 use super::process::Process;
 use super::recipe::RecipeCell;
 use super::roster::{Alive, Roster};
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::Exit;
 use crate::engine::{Attachment, PluginExit, RegistrationDifference};
 use crate::id::PluginId;
@@ -134,12 +135,14 @@ impl Life {
             })?,
             _ = orders.recv() => return Ok(Exit::Stopped),
         };
-        let (process, socket) = Process::start(&spec, self.sink()).await.map_err(|error| {
-            let permanent = error.is_permanent();
-            Exit::StartFailed { permanent, why: error.to_string().into() }
-        })?;
+        let complaint = Arc::default();
+        let (process, socket) =
+            Process::start(&spec, self.sink(&complaint)).await.map_err(|error| {
+                let permanent = error.is_permanent();
+                Exit::StartFailed { permanent, why: error.to_string().into() }
+            })?;
         let pid = process.pid();
-        board.started(seat, pid);
+        let shown = board.enter(seat, self.reports.generation(), pid);
         let alive = Alive { pid, number: self.number, reports: self.reports.clone() };
         let entry = roster.enter(seat, alive);
         observe.tell(PluginEvent::Started { id: id.clone(), pid });
@@ -151,7 +154,7 @@ impl Life {
         }
         let (exit, was_ready, expected) = self.serve(&process, began, orders).await;
         drop(entry);
-        board.ended(seat, exit);
+        shown.ended(exit);
         let text = exit.to_string();
         // Before the group hears of it, so that callers are told how it ended.
         let exited = PluginExit { text: text.clone(), back_at: None };
@@ -165,7 +168,7 @@ impl Life {
         Ok(match exit {
             ProcessExit::Code(0) if expected => Exit::Stopped,
             exit if was_ready || expected => ending(exit),
-            exit => early(exit, &board.stderr(seat)),
+            exit => early(exit, &complaint.lock()),
         })
     }
 
@@ -199,8 +202,11 @@ impl Life {
                     Order::Kill => return (process.kill().await, was_ready, false),
                 },
                 ready = broker.wait_instance_ready(id, self.number), if !was_ready => {
-                    if ready.is_err() {
-                        return (process.kill().await, false, false);
+                    match ready {
+                        Ok(()) => (),
+                        // The broker recovers, and is asked again.
+                        Err(BrokerError::Failed) => continue,
+                        Err(_gone) => return (process.kill().await, false, false),
                     }
                     was_ready = true;
                     let after = began.elapsed();
@@ -262,12 +268,18 @@ impl Life {
         process.stop(notice, limit::STOP_SIGNAL_TIMEOUT).await
     }
 
-    /// Where its lines go.
-    fn sink(&self) -> impl Fn(Stream, &str) + Clone + Send + Sync + 'static {
-        let plugin = Arc::clone(&self.plugin);
+    /// Where its lines go. The last one of standard error that says something is its complaint.
+    fn sink(
+        &self,
+        complaint: &Arc<Mutex<String>>,
+    ) -> impl Fn(Stream, &str) + Clone + Send + Sync + 'static {
+        let (plugin, complaint) = (Arc::clone(&self.plugin), Arc::clone(complaint));
         move |stream, line| {
             if stream == Stream::Stderr {
                 plugin.board.complained(&plugin.seat, line);
+                if !line.trim().is_empty() {
+                    line.trim().clone_into(&mut complaint.lock());
+                }
             }
             let (id, line) = (plugin.id.clone(), line.to_owned());
             plugin.observe.tell(PluginEvent::Printed { id, stream, line });
@@ -289,16 +301,16 @@ fn ending(exit: ProcessExit) -> Exit {
 }
 
 /// The end of a process that never was ready. Some ends say that the next start ends the same way.
-fn early(exit: ProcessExit, stderr: &[String]) -> Exit {
-    let complaint = stderr.iter().rev().find(|line| !line.trim().is_empty());
+fn early(exit: ProcessExit, complaint: &str) -> Exit {
     let permanent = match exit {
         // As a shell says that there is no such program, or that it cannot be executed.
         ProcessExit::Code(126 | 127) => true,
-        ProcessExit::Code(_) => complaint.is_some_and(|line| is_import_error(line)),
+        ProcessExit::Code(_) => is_import_error(complaint),
         _ => false,
     };
-    let complaint = complaint.map_or_else(String::new, |line| format!(": {}", line.trim()));
-    Exit::StartFailed { permanent, why: format!("it {exit} before it was ready{complaint}").into() }
+    let separator = if complaint.is_empty() { "" } else { ": " };
+    let why = format!("it {exit} before it was ready{separator}{complaint}");
+    Exit::StartFailed { permanent, why: why.into() }
 }
 
 /// Whether the last line of a traceback says that the program itself has to be changed, or that
@@ -320,22 +332,20 @@ mod tests {
 
     #[test]
     fn a_start_that_cannot_mend_itself_is_told_from_bad_luck() {
-        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-        let traceback = "Traceback (most recent call last):\n  File \"x.py\", line 1\n\
-                         ModuleNotFoundError: No module named 'requests'\n";
+        let missing = "ModuleNotFoundError: No module named 'requests'";
         let cases = [
-            (ProcessExit::Code(1), traceback, true),
+            (ProcessExit::Code(1), missing, true),
             (ProcessExit::Code(1), "SyntaxError: invalid syntax", true),
             (ProcessExit::Code(1), "ConnectionRefusedError: [Errno 111]", false),
             (ProcessExit::Code(127), "sh: 1: nothing: not found", true),
             (ProcessExit::Code(0), "", false),
-            (ProcessExit::Signal { number: 11, core: false }, traceback, false),
+            (ProcessExit::Signal { number: 11, core: false }, missing, false),
         ];
-        for (exit, stderr, expected) in cases {
-            let early = early(exit, &lines(stderr));
-            assert_eq!(early.is_permanent(), expected, "{exit} {stderr}");
+        for (exit, complaint, expected) in cases {
+            let early = early(exit, complaint);
+            assert_eq!(early.is_permanent(), expected, "{exit} {complaint}");
         }
-        let text = early(ProcessExit::Code(1), &lines(traceback)).to_string();
+        let text = early(ProcessExit::Code(1), missing).to_string();
         assert!(text.contains("No module named 'requests'"), "{text}");
     }
 }

@@ -208,6 +208,7 @@ impl Plugins {
     /// Why a plugin is as it is, for each of its processes; empty when there is none of that name.
     #[must_use]
     pub fn explain(&self, plugin: &str) -> Vec<Explanation> {
+        self.clear_board();
         self.inner.board.explain(plugin)
     }
 
@@ -266,7 +267,10 @@ impl Plugins {
     /// What is gone is shown no longer.
     fn clear_board(&self) {
         let recipes = self.inner.recipes.lock();
-        self.inner.board.retain(|plugin| recipes.keys().any(|id| id.as_str() == plugin));
+        self.inner.board.retain(|(plugin, instance)| {
+            let recipe = recipes.iter().find(|(id, _)| id.as_str() == plugin);
+            recipe.is_some_and(|(_, cell)| *instance < cell.get().instances())
+        });
     }
 
     fn command(
