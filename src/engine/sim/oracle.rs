@@ -57,6 +57,8 @@ pub(super) struct Stream {
     pub(super) accepted: u64,
     pub(super) completed: u64,
     pub(super) given_up: Vec<(u64, u64)>,
+    /// The last message that a receiver was told it will not see.
+    missed: u64,
     /// Highest acknowledgement that a receiver wrote, and that the broker read.
     pub(super) acked: u64,
     acked_read: u64,
@@ -166,6 +168,7 @@ impl Oracle {
             accepted: 0,
             completed: 0,
             given_up: Vec::new(),
+            missed: 0,
             acked: 0,
             acked_read: 0,
             open: true,
@@ -351,11 +354,14 @@ impl Oracle {
             Kind::ACK => self.observe_ack(frame),
             Kind::GAP => {
                 if let Some(stream) = self.streams.get_mut(&route)
-                    && stream.sender == session
                     && stream.kind == RouteKind::Channel
                 {
                     let gap: body::Gap = body::decode(frame.body()).expect("a gap has a body");
-                    stream.given_up.push((header.message_id, gap.last));
+                    if stream.sender == session {
+                        stream.given_up.push((header.message_id, gap.last));
+                    } else {
+                        stream.missed = stream.missed.max(gap.last);
+                    }
                 }
             }
             Kind::ANNOUNCE => {
@@ -409,7 +415,9 @@ impl Oracle {
             sent.crashes
         );
         // What has ended three may be in quarantine before anybody is told.
-        let mut suspects = (stream.acked_read + 1..id).filter(|&before| {
+        // Its receiver may hear sooner than its sender that it was given up.
+        let first = stream.acked_read.max(stream.missed) + 1;
+        let mut suspects = (first..id).filter(|&before| {
             let sent = stream.sent.get((before - 1) as usize);
             let is_suspect = sent.is_some_and(|sent| {
                 sent.crashes as usize >= limit::CRASHES_ALONE
