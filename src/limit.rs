@@ -186,6 +186,13 @@ pub const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Answers to health checks that wait to be taken.
 pub const HEALTH_ANSWERS_MAX: usize = 256;
 
+/// Between the attempts of a participant of the host to join again, the first of which comes at
+/// once; each is twice as long as the one before.
+pub const REJOIN_DELAY: Duration = Duration::from_millis(50);
+
+/// The longest of them.
+pub const REJOIN_DELAY_MAX: Duration = Duration::from_secs(5);
+
 /// Changes of a plugin's state that are remembered.
 pub const TIMELINE_ROWS_MAX: usize = 64;
 

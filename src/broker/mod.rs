@@ -324,6 +324,20 @@ impl Broker {
         Ok(self.ask(AskVitals { ping }).await?.0)
     }
 
+    /// Waits until the broker has to start over. What is asked of it then is answered only after
+    /// the host's groups in its [`tree`](Self::tree) have stopped, so that nobody who belongs to
+    /// one of them may wait for it.
+    pub(crate) async fn starts_over(&self) {
+        let tree = &self.inner.actors.tree;
+        let mut transitions = tree.subscribe();
+        let is_away = |id: &str| tree.child(&id.into()).is_some_and(|child| !child.is_serving);
+        while !is_away(system::ROUTER) && !is_away(system::LISTENER) {
+            if transitions.next().await.is_none() {
+                return;
+            }
+        }
+    }
+
     /// Changes when sessions come and go, register, or say something of themselves.
     pub(crate) fn versions(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.actors.version.clone()

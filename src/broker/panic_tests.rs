@@ -264,8 +264,7 @@ fn a_router_that_lost_its_records_starts_empty() {
         let tree = scene.broker.tree();
         tree.add(ChildSpec::new("plugins"), Obedient(None)).unwrap();
         tree.until(&"plugins".into(), |child| child.is_serving).await.unwrap();
-        let corrupted = scene.broker.ask(Corrupt).await;
-        assert!(matches!(corrupted, Err(BrokerError::Failed)), "{corrupted:?}");
+        scene.broker.lose_records().await;
         let lost = echo(&scene.caller).await.unwrap_err();
         assert!([Code::Internal, Code::ShuttingDown, Code::Offline].contains(&lost.code), "{lost}");
         for id in ["router", "listener", "plugins"] {
@@ -430,6 +429,14 @@ impl Handler<Corrupt> for Router {
             std::mem::forget(port.account.charge(Resource::Routes, 1));
         }
         panic!("a test wants a panic");
+    }
+}
+
+impl Broker {
+    /// Makes the router fail with records that cannot be trusted any more.
+    pub(crate) async fn lose_records(&self) {
+        let corrupted = self.ask(Corrupt).await;
+        assert!(matches!(corrupted, Err(BrokerError::Failed)), "{corrupted:?}");
     }
 }
 

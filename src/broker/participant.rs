@@ -24,6 +24,7 @@ use crate::wire::ContentType;
 use crate::wire::body::{self, Query, Role, RouteKind, Signal};
 
 /// Describes a participant before it joins.
+#[derive(Clone)]
 #[must_use = "a participant is nobody until `join`"]
 pub struct ParticipantBuilder {
     broker: Broker,
@@ -32,7 +33,7 @@ pub struct ParticipantBuilder {
 }
 
 /// What the actors of one participant serve.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Serves {
     pub(super) methods: BTreeMap<MethodName, Recipient<Call>>,
     pub(super) channels: BTreeMap<ChannelName, Recipient<Message>>,
@@ -226,6 +227,12 @@ impl Participant {
     /// Leaves the broker after what is queued has been written.
     pub async fn leave(&self) {
         self.link.leave(None).await;
+    }
+
+    /// Waits until its session has ended: because it left, or the broker ended it. Who wants to
+    /// stay joins again then; a broker that lost its records has forgotten everybody.
+    pub async fn ended(&self) {
+        self.link.closed().await;
     }
 
     async fn call_with<A, R>(

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plugins::{CommandError, Plugins, StartError};
-use crate::broker::{Broker, Call, Participant, Reply};
+use super::resident::Resident;
+use crate::broker::{Broker, Call, Reply};
 use crate::engine::supervise::{ChildId, ChildSpec, GroupFlags, Strategy};
 use crate::error::{Code, Fault};
 use crate::supervise::{Group, GroupHandle, Shell};
@@ -19,19 +20,19 @@ use crate::supervise::{Group, GroupHandle, Shell};
 /// The id of the participant.
 pub const CONTROL_ID: &str = "plugbus";
 
-/// Serves the control methods until it is dropped.
+/// Serves the control methods until it is dropped, also after the broker has lost its records.
 #[derive(Debug)]
 pub struct Control {
-    participant: Participant,
+    resident: Resident,
     tree: GroupHandle,
 }
 
 impl Control {
-    /// Joins the broker as `plugbus`.
+    /// Joins the broker as `plugbus`. Must be called on a tokio runtime that goes on running.
     ///
     /// # Errors
     ///
-    /// When the broker is not running, or somebody has the id.
+    /// When the broker is not running, or somebody has the id: a broker has one `Control`.
     pub async fn join(
         broker: &Broker,
         plugins: Plugins,
@@ -43,22 +44,44 @@ impl Control {
             .child(ChildSpec::new(CONTROL_ID), shell)
             .build()
             .expect("one child fits any group");
-        let name = ChildId::new("control");
         let tree = broker.tree();
-        tree.add(ChildSpec::group(name.as_str()), group)?;
-        let mut builder = broker.participant(CONTROL_ID);
-        for method in METHODS {
-            builder = builder.method(method, actor.recipient())?;
+        if tree.child(&Self::name()).is_some() {
+            return Err(StartError::Controlled);
         }
-        Ok(Self { participant: builder.join().await?, tree })
+        tree.add(ChildSpec::group(Self::name().as_str()), group)?;
+        let joined = async {
+            let mut builder = broker.participant(CONTROL_ID);
+            for method in METHODS {
+                builder = builder.method(method, actor.recipient())?;
+            }
+            Resident::join(builder).await
+        };
+        match joined.await {
+            Ok(resident) => Ok(Self { resident, tree }),
+            Err(error) => {
+                Self::remove(&tree).await;
+                Err(error.into())
+            }
+        }
     }
 
-    /// Leaves the broker.
+    /// Leaves the broker. Somebody else can join in its place afterwards.
     pub async fn leave(self) {
-        self.participant.leave().await;
-        if let Err(refusal) = self.tree.remove(&ChildId::new("control")) {
-            log::debug!("the control of plugins is being stopped already: {refusal}");
+        self.resident.leave().await;
+        Self::remove(&self.tree).await;
+    }
+
+    async fn remove(tree: &GroupHandle) {
+        match tree.remove(&Self::name()) {
+            // An error says that it is gone, which is what is wanted.
+            Ok(_) => drop(tree.until(&Self::name(), |_| false).await),
+            Err(refusal) => log::debug!("the control of plugins is being stopped: {refusal}"),
         }
+    }
+
+    /// What the broker's tree calls it.
+    fn name() -> ChildId {
+        ChildId::new("control")
     }
 }
 

@@ -18,8 +18,9 @@ use super::load::{LoadProbe, process_state};
 use super::logs::time_now;
 use super::manifest::{self, Threshold};
 use super::plugins::Plugins;
+use super::resident::Resident;
 use super::roster::Alive;
-use crate::broker::{Broker, BrokerError, Participant};
+use crate::broker::{Broker, BrokerError};
 use crate::engine::Vitals;
 use crate::engine::supervise::{Finding, Health, Measure, Rule, Verdict};
 use crate::id::PluginId;
@@ -30,7 +31,7 @@ pub(crate) struct HealthWatch {
     plugins: Plugins,
     watched: BTreeMap<(Seat, u64), Watched>,
     /// Who calls `health`; joined when the first plugin wants that.
-    caller: Option<Participant>,
+    caller: Option<Resident>,
     answers: mpsc::Sender<Answer>,
 }
 
@@ -159,12 +160,13 @@ impl HealthWatch {
         let Some(watched) = self.watched.get_mut(key) else { return };
         if settings.method && !watched.method.is_running {
             if self.caller.is_none() {
-                let joined = self.plugins.broker().participant(CALLER_ID).join().await;
-                self.caller = joined
+                let joined = self.plugins.broker().participant(self.plugins.caller_id());
+                self.caller = Resident::join(joined)
+                    .await
                     .inspect_err(|error| log::error!("nobody can call `health`: {error}"))
                     .ok();
             }
-            if let Some(caller) = self.caller.clone() {
+            if let Some(caller) = self.caller.as_ref().map(Resident::participant) {
                 watched.method.is_running = true;
                 watched.asked += 1;
                 let (address, timeout) = (format!("{id}.health"), settings.timeout);
@@ -297,6 +299,3 @@ async fn run(command: &[String], dir: Option<PathBuf>, timeout: Duration) -> boo
         Err(_elapsed) => false,
     }
 }
-
-/// Who calls `health`.
-const CALLER_ID: &str = "plugbus-health";

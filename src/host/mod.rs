@@ -35,6 +35,7 @@ mod process_tests;
 mod program;
 mod recipe;
 pub mod requirements;
+mod resident;
 mod roster;
 mod runtime;
 #[cfg(feature = "cli")]

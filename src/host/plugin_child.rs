@@ -148,7 +148,7 @@ impl Life {
         observe.tell(PluginEvent::Started { id: id.clone(), pid });
         let attachment =
             Attachment { plugin: id.clone(), instance: self.number, replaces: self.replaces };
-        if let Err(error) = broker.attach_instance(socket, attachment).await {
+        if let Err(error) = self.ask(broker.attach_instance(socket, attachment)).await {
             process.kill().await;
             return Err(Exit::StartFailed { permanent: false, why: error.to_string().into() });
         }
@@ -158,7 +158,7 @@ impl Life {
         let text = exit.to_string();
         // Before the group hears of it, so that callers are told how it ended.
         let exited = PluginExit { text: text.clone(), back_at: None };
-        if let Err(error) = broker.plugin_exited(id, self.number, exited).await {
+        if let Err(error) = self.ask(broker.plugin_exited(id, self.number, exited)).await {
             log::debug!("nobody is left to hear how {id} ended: {error}");
         }
         observe.tell(PluginEvent::Exited { id: id.clone(), exit, expected });
@@ -220,10 +220,10 @@ impl Life {
     /// Lets the successor serve. True when this one has nothing more to do than to finish.
     async fn hand_over(&self, successor: u32) -> bool {
         let Plugin { id, broker, .. } = &*self.plugin;
-        if let Ok(Some(difference)) = broker.compare(id, successor).await {
+        if let Ok(Some(difference)) = self.ask(broker.compare(id, successor)).await {
             self.show(difference).await;
         }
-        match broker.switch(id, successor).await {
+        match self.ask(broker.switch(id, successor)).await {
             Ok(Ok(())) => true,
             Ok(Err(fault)) => {
                 log::warn!("plugin {id} could not be replaced: {fault}");
@@ -247,7 +247,8 @@ impl Life {
             "cause": "its successor is ready",
             "difference": &difference,
         });
-        if let Err(error) = broker.publish_own(&format!("lifecycle.{id}.replacing"), &event).await {
+        let topic = format!("lifecycle.{id}.replacing");
+        if let Err(error) = self.ask(broker.publish_own(&topic, &event)).await {
             log::debug!("nobody is left to hear of {id}: {error}");
         }
         observe.tell(PluginEvent::Compared { id: id.clone(), difference });
@@ -263,9 +264,23 @@ impl Life {
         }
         let grace = recipe.get().stop_grace();
         // Who cannot be told has nothing to finish for us.
-        let heard = matches!(broker.stop_instance(id, self.number, grace).await, Ok(true));
+        let heard = self.ask(broker.stop_instance(id, self.number, grace)).await;
+        let heard = matches!(heard, Ok(true));
         let notice = if heard { grace } else { Duration::ZERO };
         process.stop(notice, limit::STOP_SIGNAL_TIMEOUT).await
+    }
+
+    /// Waits for what the broker says. One that starts over has nothing to say before this process
+    /// has ended, but still hears what was sent.
+    async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            answer = question => answer,
+            () = self.plugin.broker.starts_over() => Err(BrokerError::Failed),
+        }
     }
 
     /// Where its lines go. The last one of standard error that says something is its complaint.

@@ -2,14 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::System;
+use parking_lot::Mutex;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
 
+use super::control::Control;
+use super::exit::Exit;
 use super::manifest::Lifecycle;
-use super::plugins::Plugins;
+use super::plugins::{PluginEvent, Plugins};
+use super::resident::Resident;
 use super::spec::PluginSpec;
 use crate::broker::Broker;
 use crate::engine::supervise::State;
@@ -45,6 +51,55 @@ fn a_broker_that_fails_while_a_plugin_starts_is_asked_again() {
     });
 }
 
+/// A broker that has lost its records has ended all sessions.
+#[test]
+fn control_and_callers_come_back_to_a_broker_that_lost_its_records() {
+    with_broker(async |scene| {
+        let plugins = scene.start("read code < told").await;
+        let control = Control::join(&scene.broker, plugins.clone(), None).await.unwrap();
+        let caller = Resident::join(scene.broker.participant("caller")).await.unwrap();
+        for restarts in 1..=2 {
+            until(&plugins, |_| !plugins.running().is_empty()).await;
+            scene.broker.lose_records().await;
+            let answer = answered(&caller, "plugbus.plugins").await;
+            assert_eq!(answer["plugins"][0]["id"], "weather");
+            // It was asked to end, and nobody waited for a broker that waits for it.
+            let asked = Exit::Signal { number: 15, core: false };
+            assert_eq!(*scene.exits.lock(), vec![asked; restarts]);
+        }
+        caller.leave().await;
+        control.leave().await;
+        plugins.stop().await;
+    });
+}
+
+/// Calls until it is answered: in between nobody is there.
+async fn answered(caller: &Resident, method: &str) -> Value {
+    loop {
+        if let Ok(answer) = caller.participant().call(method, &json!({})).await {
+            return answer;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_broker_may_have_several_lots_of_plugins_and_one_control() {
+    with_broker(async |scene| {
+        let first = scene.start("read code < told").await;
+        let second = Plugins::builder(&scene.broker).start().await.unwrap();
+        assert_ne!(first.caller_id(), second.caller_id());
+        let control = Control::join(&scene.broker, first.clone(), None).await.unwrap();
+        let twice = Control::join(&scene.broker, second.clone(), None).await.unwrap_err();
+        assert!(twice.to_string().contains("already"), "{twice}");
+        control.leave().await;
+        let control = Control::join(&scene.broker, second.clone(), None).await.unwrap();
+        control.leave().await;
+        first.stop().await;
+        second.stop().await;
+    });
+}
+
 fn with_broker(test: impl AsyncFn(&Scene)) {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     System::new().block_on(async {
@@ -56,7 +111,8 @@ fn with_broker(test: impl AsyncFn(&Scene)) {
         // The thread of the broker bears its name, and a fuse the name of the thread.
         let name = format!("plugins-{}", LAST.fetch_add(1, Ordering::Relaxed));
         let broker = Broker::builder().name(name).start().await.unwrap();
-        test(&Scene { broker: broker.clone(), place, told }).await;
+        let exits = Arc::default();
+        test(&Scene { broker: broker.clone(), place, told, exits }).await;
         broker.shutdown().await;
     });
 }
@@ -66,6 +122,7 @@ struct Scene {
     broker: Broker,
     place: tempfile::TempDir,
     told: File,
+    exits: Arc<Mutex<Vec<Exit>>>,
 }
 
 impl Scene {
@@ -75,7 +132,13 @@ impl Scene {
         let mut lifecycle = Lifecycle::default();
         lifecycle.backoff.first = Duration::from_secs(3600);
         lifecycle.backoff.max = Duration::from_secs(3600);
-        Plugins::builder(&self.broker).plugin_with(spec, lifecycle).start().await.unwrap()
+        let exits = Arc::clone(&self.exits);
+        let plugins = Plugins::builder(&self.broker).observe(move |event| {
+            if let PluginEvent::Exited { exit, .. } = event {
+                exits.lock().push(exit);
+            }
+        });
+        plugins.plugin_with(spec, lifecycle).start().await.unwrap()
     }
 
     /// What the script reads next.

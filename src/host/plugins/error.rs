@@ -20,6 +20,12 @@ pub enum StartError {
     /// They do not fit together.
     #[error("the plugins cannot be supervised: {0}")]
     Group(#[from] Refusal),
+    /// Only one can serve the commands.
+    #[error(
+        "somebody serves the commands for this broker's plugins already; join with `Control` once, \
+         with the plugins that people command"
+    )]
+    Controlled,
     /// The broker does not take them.
     #[error(transparent)]
     Broker(#[from] BrokerError),

@@ -229,6 +229,12 @@ impl Plugins {
         &self.inner.broker
     }
 
+    /// As whom `health` methods are called. Several of this type have different names in the tree.
+    pub(crate) fn caller_id(&self) -> String {
+        let name = self.inner.name.get().map_or("", ChildId::as_str);
+        format!("plugbus-health{}", name.strip_prefix("plugins").unwrap_or_default())
+    }
+
     pub(crate) fn ids(&self) -> Vec<PluginId> {
         self.inner.recipes.lock().keys().cloned().collect()
     }

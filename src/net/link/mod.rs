@@ -337,20 +337,22 @@ impl Link {
     /// Says goodbye, writes what is queued and ends the connection. A broker that reads nothing
     /// cannot keep this from ending.
     pub(crate) async fn leave(&self, reason: Option<&str>) {
+        self.shared().leave(reason);
+        if tokio::time::timeout(limit::DRAIN_TIMEOUT, self.closed()).await.is_err() {
+            self.shared().close();
+        }
+    }
+
+    /// Waits until the connection has ended, whoever ended it.
+    pub(crate) async fn closed(&self) {
         let shared = self.shared();
-        shared.leave(reason);
-        let written = async {
-            loop {
-                let mut changed = std::pin::pin!(shared.progress.notified());
-                changed.as_mut().enable();
-                if shared.closed.load(Ordering::Acquire) {
-                    return;
-                }
-                changed.await;
+        loop {
+            let mut changed = std::pin::pin!(shared.progress.notified());
+            changed.as_mut().enable();
+            if shared.closed.load(Ordering::Acquire) {
+                return;
             }
-        };
-        if tokio::time::timeout(limit::DRAIN_TIMEOUT, written).await.is_err() {
-            shared.close();
+            changed.await;
         }
     }
 
