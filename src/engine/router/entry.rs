@@ -85,6 +85,24 @@ impl PluginEntry {
         }
     }
 
+    /// Lets those serve that were to replace an instance that has gone: no switch will come from
+    /// it any more. Gives their sessions.
+    pub(super) fn inherit(&mut self, number: u32) -> Vec<SessionId> {
+        if self.serving().any(|instance| instance.number == number) {
+            return Vec::new();
+        }
+        let heirs = self
+            .instances
+            .iter_mut()
+            .filter(|instance| instance.duty == Duty::Replacing(number) && !instance.told_to_stop);
+        heirs
+            .map(|heir| {
+                heir.duty = Duty::Serving;
+                heir.session
+            })
+            .collect()
+    }
+
     pub(super) fn is_live(&self) -> bool {
         !self.instances.is_empty()
     }

@@ -141,7 +141,9 @@ impl Router {
 
     /// An instance that begins to serve gets what it has subscribed to.
     pub(super) fn join_topics(&self, port: &Arc<Port>, fx: &mut Effects) {
-        self.join_broadcasts(port, fx);
+        if self.instance(port).was_ready {
+            self.join_broadcasts(port, fx);
+        }
         for (_, known) in self.subscriptions.range((port.session, 0)..=(port.session, u32::MAX)) {
             for topic in self.topics.matching(&known.pattern) {
                 if !topic.has_subscriber(port.session) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Router;
-use super::entry::{Duty, Registration};
+use super::entry::{Duty, Instance, Registration};
 use super::presence::Attachment;
 use crate::engine::effects::{Effects, Now};
 use crate::engine::port::{Port, Route};
@@ -110,7 +110,8 @@ impl Router {
 
     /// Lets an instance take the place of the one that it replaces. New calls and events go to it
     /// from here on; channels follow when the other has acknowledged what it has. That one finishes
-    /// its calls and is then told to leave.
+    /// its calls and is then told to leave. Nothing is left to do where that one has ended before:
+    /// then the instance has its place already.
     ///
     /// # Errors
     ///
@@ -124,6 +125,10 @@ impl Router {
     ) -> Result<(), Fault> {
         let entry = self.plugins.get_mut(plugin);
         let instances = entry.map_or(&mut [][..], |entry| &mut entry.instances);
+        let is_heir = |known: &Instance| known.number == instance && known.duty == Duty::Serving;
+        if instances.iter().any(|known| is_heir(known) && known.registered && known.was_ready) {
+            return Ok(());
+        }
         let new = instances
             .iter_mut()
             .find(|known| known.number == instance && matches!(known.duty, Duty::Replacing(_)));

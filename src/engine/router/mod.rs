@@ -183,6 +183,8 @@ impl Router {
         entry.role = hello.role;
         entry.state = State::Connected;
         let replaces = attachment.and_then(|attachment| attachment.replaces);
+        // Whose place is empty already is not waited for.
+        let replaces = replaces.filter(|&old| entry.serving().any(|known| known.number == old));
         entry.instances.push(Instance {
             session,
             number: attachment.map_or(0, |attachment| attachment.instance),
@@ -256,7 +258,7 @@ impl Router {
         let left = entry.left.is_some();
         let state = if left { State::Left } else { State::Died };
         let reason = entry.left.unwrap_or_else(|| reason.to_owned());
-        let crashed = self.note_session_end(&port, state, &reason);
+        let crashed = self.note_session_end(&port, state, &reason, fx);
         self.end_subscriptions(&port, fx);
 
         // Callees first, so that no new call reaches the session while its calls are ended.

@@ -94,8 +94,14 @@ impl Router {
     }
 
     /// Takes a session out of its plugin. Says whether it crashed: it ended without having been
-    /// asked to, and without a word.
-    pub(super) fn note_session_end(&mut self, port: &Port, state: State, reason: &str) -> bool {
+    /// asked to, and without a word. Whoever waited to take its place has it now.
+    pub(super) fn note_session_end(
+        &mut self,
+        port: &Port,
+        state: State,
+        reason: &str,
+        fx: &mut Effects,
+    ) -> bool {
         let entry = self.plugins.get_mut(&port.plugin).expect("live plugins are known");
         let index = entry.instances.iter().position(|known| known.session == port.session);
         let gone = entry.instances.remove(index.expect("live sessions are instances"));
@@ -112,6 +118,11 @@ impl Router {
         if gone.registered && gone.duty == Duty::Serving {
             entry.last = gone.serves;
             registration::shrink(&mut entry.last);
+        }
+        if gone.duty == Duty::Serving {
+            for heir in entry.inherit(gone.number) {
+                self.join_topics(&self.sessions[&heir].port, fx);
+            }
         }
         crashed
     }

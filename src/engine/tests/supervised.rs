@@ -417,6 +417,40 @@ fn a_replacement_that_fails_changes_nothing() {
     assert!(net.router.is_ready(&plugin("ben")));
 }
 
+/// The heir was never told to serve, so that callers waited in vain.
+#[test]
+fn whoever_replaces_one_that_has_died_serves_in_its_place() {
+    for is_ready_before in [false, true] {
+        let mut net = Net::new();
+        net.manage("ben");
+        net.join("ann");
+        net.serve("ben", 0);
+        let echo = net.open("ann", RouteKind::Method, "ben.echo");
+        let bulk = net.open("ann", RouteKind::Channel, "ben/bulk");
+        net.attach("ben-1", 1, Some(0));
+        if is_ready_before {
+            net.ready("ben-1");
+        }
+        net.end("ben");
+        net.send("ann", &[(Kind::REQUEST, echo, 11, X), (Kind::MESSAGE, bulk, 1, X)]);
+        if !is_ready_before {
+            assert_eq!(net.traffic("ben-1"), [(Kind::MESSAGE, 1)], "as to any that has registered");
+            net.ready("ben-1");
+            assert_eq!(net.traffic("ben-1"), [(Kind::REQUEST, 11)]);
+        } else {
+            assert_eq!(net.traffic("ben-1"), [(Kind::REQUEST, 11), (Kind::MESSAGE, 1)]);
+        }
+        // The order to switch was under way.
+        net.router.handle_switch(&plugin("ben"), 1, net.now, &mut net.fx).unwrap();
+
+        net.end("ben-1");
+        net.attach("ben-2", 2, Some(1));
+        net.ready("ben-2");
+        net.send("ann", &[(Kind::REQUEST, echo, 12, X)]);
+        assert_eq!(net.traffic("ben-2"), [(Kind::REQUEST, 12)], "nobody is left to wait for");
+    }
+}
+
 #[test]
 fn a_replacement_that_dies_while_it_takes_over_gives_the_channel_back() {
     let mut net = Net::new();
