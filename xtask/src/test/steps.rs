@@ -130,7 +130,7 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 23] = [
+const TESTS: [&str; 24] = [
     "tests/bad_input",
     "tests/bad_plugins",
     "tests/blast_radius",
@@ -142,6 +142,7 @@ const TESTS: [&str; 23] = [
     "tests/cli_up",
     "tests/demo",
     "tests/examples",
+    "tests/fault_matrix",
     "tests/fuzz_smoke",
     "tests/limits",
     "tests/notes",
