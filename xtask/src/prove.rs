@@ -18,8 +18,8 @@ pub(crate) const HELP: &str = "
 cargo xtask prove [--seeds N] [--fuzz-seconds N] [--only TEXT]
 
 Runs a million seeds of the simulator, 100000 cases of each model of supervision, kills 100
-brokers and looks for what they leave, runs an hour of every fuzz target, and writes
-docs/proof.md. Smaller counts are recorded as such. The tree must be clean.
+brokers and looks for what they leave, kills 200 plugins at once, runs an hour of every fuzz
+target, and writes docs/proof.md. Smaller counts are recorded as such. The tree must be clean.
 
   --seeds N          seeds of the simulator (1000000)
   --fuzz-seconds N   time for each fuzz target (3600)
@@ -73,32 +73,12 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
         seed: format!("1–{seeds}"),
         is_scaled_down: seeds < SEED_COUNT,
     }];
-    let mut orphans = process::cargo();
-    orphans
-        .args(["test", "--release", "--test", "orphans", "--", "--nocapture"])
-        .env("PLUGBUS_ORPHAN_ROUNDS", BROKERS_KILLED.to_string());
-    runs.push(Run {
-        command: orphans,
-        shown: format!(
-            "PLUGBUS_ORPHAN_ROUNDS={BROKERS_KILLED} cargo test --release --test orphans -- \
-             --nocapture"
-        ),
-        seed: "none".to_owned(),
-        is_scaled_down: false,
-    });
-    let mut models = process::cargo();
-    models
-        .args(["test", "--profile", "sim", "--test", "supervision_model", "--", "--nocapture"])
-        .env("PLUGBUS_MODEL_CASES", MODEL_CASE_COUNT.to_string());
-    runs.push(Run {
-        command: models,
-        shown: format!(
-            "PLUGBUS_MODEL_CASES={MODEL_CASE_COUNT} \
-             cargo test --profile sim --test supervision_model -- --nocapture"
-        ),
-        seed: format!("1–{MODEL_CASE_COUNT}"),
-        is_scaled_down: false,
-    });
+    let cases = format!("1–{MODEL_CASES}");
+    runs.extend([
+        counted("--release", "orphans", "PLUGBUS_ORPHAN_ROUNDS", BROKERS_KILLED, "none"),
+        counted("--release", "storm", "PLUGBUS_STORM_PLUGINS", STORM_PLUGINS, "none"),
+        counted("--profile sim", "supervision_model", "PLUGBUS_MODEL_CASES", MODEL_CASES, &cases),
+    ]);
     let is_guided = fuzz::has_cargo_fuzz();
     for target in fuzz::targets(root)? {
         let flag = if is_guided { "" } else { " --stable" };
@@ -114,6 +94,19 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
         });
     }
     Ok(runs)
+}
+
+/// A test that a variable tells how much to do.
+fn counted(profile: &str, test: &str, variable: &str, count: u64, seed: &str) -> Run {
+    let mut command = process::cargo();
+    command.arg("test").args(profile.split(' ')).args(["--test", test, "--", "--nocapture"]);
+    command.env(variable, count.to_string());
+    Run {
+        command,
+        shown: format!("{variable}={count} cargo test {profile} --test {test} -- --nocapture"),
+        seed: seed.to_owned(),
+        is_scaled_down: false,
+    }
 }
 
 fn execute(root: &Path, commit: &str, mut run: Run) -> Result<Row> {
@@ -179,9 +172,10 @@ fn clean_commit(root: &Path) -> Result<String> {
 
 const RECORD: &str = "docs/proof.md";
 const SEED_COUNT: u64 = 1_000_000;
-const MODEL_CASE_COUNT: u64 = 100_000;
+const MODEL_CASES: u64 = 100_000;
 const FUZZ_SECONDS: u64 = 3600;
-const BROKERS_KILLED: u32 = 100;
+const BROKERS_KILLED: u64 = 100;
+const STORM_PLUGINS: u64 = 200;
 
 const HEADER: &str = "\
 # Proof

@@ -130,7 +130,7 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 24] = [
+const TESTS: [&str; 25] = [
     "tests/bad_input",
     "tests/bad_plugins",
     "tests/blast_radius",
@@ -152,6 +152,7 @@ const TESTS: [&str; 24] = [
     "tests/sdk_live",
     "tests/sdk_process",
     "tests/simulation",
+    "tests/storm",
     "tests/supervised",
     "tests/supervision_model",
     "tests/vectors",
