@@ -13,7 +13,9 @@ use super::client::{connect, failure};
 use super::failure::{Failure, Result, Status};
 use super::terminal::{BOLD, DIM, GREEN, Terminal, YELLOW};
 use crate::engine::RegistrationDifference;
+use crate::engine::supervise::Cause;
 use crate::error::Code;
+use crate::host::board::cause_text;
 use crate::host::control::ReloadReport;
 use crate::host::duration;
 use crate::plugin::{Client, Received, Subscription};
@@ -282,7 +284,9 @@ fn is_replaced(change: &Change) -> Option<Outcome> {
     match change.from.as_str() {
         // The successor starts, or is compared.
         _ if change.state == "replacing" => None,
-        "replacing" if change.cause == "its successor serves" => Some(Outcome::Reached),
+        "replacing" if change.cause == cause_text(&Cause::Replaced) => Some(Outcome::Reached),
+        // There is a newer configuration, by which another successor starts.
+        "replacing" if change.cause == cause_text(&Cause::Renewed) => None,
         "replacing" => Some(Outcome::Failed),
         // One that did not run is started instead.
         _ => serves(change),

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::Context;
 use super::config::Config;
@@ -38,6 +39,8 @@ pub(crate) struct Served {
 /// Runs it until Ctrl-C or SIGTERM.
 pub(crate) async fn run(context: &Context, served: Served) -> Result<()> {
     let mut stop = StopSignals::listen()?;
+    // Whoever asks to reload before everything is up does not end it.
+    let mut hangup = StopSignals::on(SignalKind::hangup())?;
     if let Err(error) = raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open descriptors: {error}");
     }
@@ -48,7 +51,8 @@ pub(crate) async fn run(context: &Context, served: Served) -> Result<()> {
     show.broker(&broker);
     let result = {
         let mut work = pin!(async {
-            let result = serve(&broker, served, show.clone(), log.clone(), &mut stop).await;
+            let result =
+                serve(&broker, served, show.clone(), log.clone(), (&mut stop, &mut hangup)).await;
             broker.shutdown().await;
             result
         });
@@ -88,7 +92,7 @@ async fn serve(
     served: Served,
     show: Show,
     log: Option<LogStore>,
-    stop: &mut StopSignals,
+    (stop, hangup): (&mut StopSignals, &mut Signal),
 ) -> Result<()> {
     let shown = show.clone();
     let (lend, inherit_env) = (python::lend(), served.inherit_env);
@@ -111,11 +115,12 @@ async fn serve(
     let reload = served.reload;
     let control = Control::join(broker, plugins.clone(), reload.clone()).await;
     let control = control.map_err(|error| Failure::failed(with_sources(&error)))?;
-    let settled = async {
-        if served.is_strict {
-            plugins.all_ready().await.map_err(|error| Failure::failed(with_sources(&error)))?;
+    let (settling, is_strict) = (plugins.clone(), served.is_strict);
+    let settled = async move {
+        if is_strict {
+            settling.all_ready().await.map_err(|error| Failure::failed(with_sources(&error)))?;
         }
-        Ok(plugins.settled().await)
+        Ok(settling.settled().await)
     };
     let watching = served.watching;
     let watched = {
@@ -130,25 +135,33 @@ async fn serve(
         let (show, plugins) = (show.clone(), plugins.clone());
         tokio::spawn(async move { show.draw(&plugins).await })
     };
-    let settled = tokio::select! {
-        settled = settled => Some(settled),
-        () = stop.first() => None,
-    };
-    let result = match settled {
-        Some(Ok(settled)) => {
-            show.serving(&settled);
-            let mut hangup = StopSignals::on(SignalKind::hangup())?;
-            loop {
-                tokio::select! {
-                    () = stop.first() => break,
-                    _ = hangup.recv() => show.reloaded(reload.as_ref().map(|it| it(&plugins))),
+    let mut settled = pin!(settled);
+    let mut is_settled = false;
+    let mut reloads = JoinSet::new();
+    let result = loop {
+        tokio::select! {
+            () = stop.first() => break Ok(()),
+            settled = &mut settled, if !is_settled => match settled {
+                Ok(settled) => {
+                    is_settled = true;
+                    show.serving(&settled);
                 }
+                Err(failure) => break Err(failure),
+            },
+            _ = hangup.recv() => {
+                let show = show.clone();
+                let reloading = reload.as_ref().map(|reload| reload(plugins.clone()));
+                reloads.spawn(async move {
+                    show.reloaded(match reloading {
+                        Some(reloading) => Some(reloading.await),
+                        None => None,
+                    });
+                });
             }
-            Ok(())
+            Some(_shown) = reloads.join_next() => (),
         }
-        Some(Err(failure)) => Err(failure),
-        None => Ok(()),
     };
+    drop(reloads);
     watched.abort();
     show.stopping();
     control.leave().await;

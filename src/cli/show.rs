@@ -237,6 +237,8 @@ impl Show {
             State::Ready | State::Busy if cause == cause_text(&Cause::Replaced) => {
                 format!("{GREEN}{id:width$}{GREEN:#} is replaced: {cause}")
             }
+            // The successor of what it was before is dropped; the next one starts at once.
+            State::Ready | State::Busy if cause == cause_text(&Cause::Renewed) => return,
             State::Ready | State::Busy => {
                 format!("{BOLD_RED}{id:width$} is not replaced{BOLD_RED:#}: {}", plain(cause))
             }

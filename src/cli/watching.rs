@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::config::{Config, FILE_NAME, Finder};
@@ -64,6 +64,8 @@ pub(super) struct Watching {
     tasks: JoinSet<()>,
     /// Edited while they could not be replaced.
     pending: BTreeSet<PluginId>,
+    /// What is read first is applied first.
+    turn: Arc<Mutex<()>>,
 }
 
 /// What somebody has seen.
@@ -86,6 +88,7 @@ impl Watching {
             teller,
             tasks: JoinSet::new(),
             pending: BTreeSet::new(),
+            turn: Arc::default(),
         };
         watching.watch(&config)?;
         let config = watching.read()?;
@@ -95,12 +98,21 @@ impl Watching {
     /// What `plugbus reload` and SIGHUP do.
     pub(super) fn reload(&self) -> Reload {
         let (target, reread) = (self.target.clone(), Arc::clone(&self.reread));
+        let turn = Arc::clone(&self.turn);
         Arc::new(move |plugins| {
-            let config =
-                target.read(Finder::Disk).map_err(|failure| failure.message().to_owned())?;
-            let report = apply(plugins, config)?;
-            reread.notify_one();
-            Ok(report)
+            let (target, reread) = (target.clone(), Arc::clone(&reread));
+            let turn = Arc::clone(&turn);
+            Box::pin(async move {
+                let _one_at_a_time = turn.lock().await;
+                // Folders are as strictly read as at the start: whoever asks wants all of them.
+                let read = tokio::task::spawn_blocking(move || {
+                    target.read(Finder::Disk).map_err(|failure| failure.message().to_owned())
+                });
+                let config = read.await.map_err(|panic| panic.to_string())??;
+                let report = apply(&plugins, config).await?;
+                reread.notify_one();
+                Ok(report)
+            })
         })
     }
 
@@ -109,8 +121,10 @@ impl Watching {
         loop {
             tokio::select! {
                 told = self.told.recv() => match told {
-                    Some(Told::Folders(changes)) => self.handle_folders(changes, &plugins, &show),
-                    Some(Told::Sources(edited)) => self.handle_edit(edited, &plugins, &show),
+                    Some(Told::Folders(changes)) => {
+                        self.handle_folders(changes, &plugins, &show).await;
+                    }
+                    Some(Told::Sources(edited)) => self.handle_edit(edited, &plugins, &show).await,
                     // It has a sender itself.
                     None => return,
                 },
@@ -122,7 +136,7 @@ impl Watching {
         }
     }
 
-    fn handle_folders(&mut self, changes: Vec<Change>, plugins: &Plugins, show: &Show) {
+    async fn handle_folders(&mut self, changes: Vec<Change>, plugins: &Plugins, show: &Show) {
         let mut edited = Edited::default();
         let mut is_broken = true;
         for change in changes {
@@ -143,15 +157,21 @@ impl Watching {
             is_broken = false;
         }
         if !is_broken {
-            self.handle_edit(edited, plugins, show);
+            self.handle_edit(edited, plugins, show).await;
         }
     }
 
     /// Reads everything again, applies it, and replaces those of which only the files changed.
-    fn handle_edit(&mut self, edited: Edited, plugins: &Plugins, show: &Show) {
+    async fn handle_edit(&mut self, edited: Edited, plugins: &Plugins, show: &Show) {
+        let turn = Arc::clone(&self.turn);
+        let _one_at_a_time = turn.lock().await;
         let config = self.read().map_err(|failure| failure.message().to_owned());
         let folders = config.as_ref().map(|config| config.folders.clone()).unwrap_or_default();
-        let report = match config.and_then(|config| apply(plugins, config)) {
+        let applied = match config {
+            Ok(config) => apply(plugins, config).await,
+            Err(why) => Err(why),
+        };
+        let report = match applied {
             Ok(report) => report,
             Err(why) => return show.broken(&why),
         };
@@ -248,9 +268,9 @@ async fn tell_sources(mut sources: Sources, teller: mpsc::Sender<Told>) {
     while teller.send(Told::Sources(sources.next().await)).await.is_ok() {}
 }
 
-fn apply(plugins: &Plugins, config: Config) -> std::result::Result<ReloadReport, String> {
+async fn apply(plugins: &Plugins, config: Config) -> std::result::Result<ReloadReport, String> {
     let plan = config.plan().map_err(|error| error.to_string())?;
-    plugins.apply(plan, config.runtimes).map_err(|error| error.to_string())
+    plugins.apply(plan, config.runtimes).await.map_err(|error| error.to_string())
 }
 
 fn is_manifest(file: &Path) -> bool {

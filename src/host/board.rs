@@ -359,6 +359,7 @@ pub(crate) fn cause_text(cause: &Cause) -> String {
         Cause::ReplaceFailed(exit) => {
             format!("its successor {exit}, so that it goes on serving")
         }
+        Cause::Renewed => "its configuration changed".to_owned(),
         Cause::Unkillable => "it was killed and is still there".to_owned(),
     }
 }

@@ -4,9 +4,11 @@
 //! Every method answers at once: what it asks for has been decided then, and is carried out; what
 //! comes of it is in the events on `plugbus.lifecycle.>` and in the next answer.
 
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use actix::{Context, Handler};
+use actix::{Context, Handler, ResponseFuture};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -86,7 +88,10 @@ impl Control {
 }
 
 /// Reads the configuration again and applies what changed; says what that was, or what is wrong.
-pub type Reload = Arc<dyn Fn(&Plugins) -> Result<ReloadReport, String> + Send + Sync>;
+pub type Reload = Arc<dyn Fn(Plugins) -> Reloading + Send + Sync>;
+
+/// A reload that is under way. It must not block the thread that waits for it.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<ReloadReport, String>> + Send>>;
 
 /// What a reload of the configuration changed.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -117,16 +122,29 @@ struct Arguments {
 }
 
 impl Handler<Call> for Actor {
-    type Result = Result<Reply, Fault>;
+    type Result = ResponseFuture<Result<Reply, Fault>>;
 
     fn handle(&mut self, call: Call, _ctx: &mut Self::Context) -> Self::Result {
-        let arguments: Arguments = call.decode()?;
+        let arguments: Arguments = match call.decode() {
+            Ok(arguments) => arguments,
+            Err(fault) => return Box::pin(ready(Err(fault))),
+        };
+        match call.method() {
+            // Files are read for it, which takes its time.
+            "reload" if arguments.plugin.is_none() => self.reload(),
+            method => Box::pin(ready(self.answer(method, &arguments))),
+        }
+    }
+}
+
+impl Actor {
+    fn answer(&self, method: &str, arguments: &Arguments) -> Result<Reply, Fault> {
         let plugin = || {
             arguments.plugin.as_deref().ok_or_else(|| {
                 Fault::new(Code::InvalidArgument, "`plugin` is missing").with("argument", "plugin")
             })
         };
-        let answer = match call.method() {
+        let answer = match method {
             "plugins" => json!({ "plugins": self.plugins.reports() }),
             "why" => {
                 let plugin = plugin()?;
@@ -140,10 +158,7 @@ impl Handler<Call> for Actor {
             "stop" if arguments.force => self.command(plugin()?, Plugins::kill_plugin)?,
             "stop" => self.command(plugin()?, Plugins::stop_plugin)?,
             "restart" => self.command(plugin()?, Plugins::restart_plugin)?,
-            "reload" => match &arguments.plugin {
-                Some(plugin) => self.command(plugin, Plugins::replace_plugin)?,
-                None => self.reload()?,
-            },
+            "reload" => self.command(plugin()?, Plugins::replace_plugin)?,
             method => {
                 let message = format!("`{CONTROL_ID}.{method}` does not exist");
                 return Err(Fault::new(Code::NotFound, message));
@@ -151,9 +166,7 @@ impl Handler<Call> for Actor {
         };
         Reply::of(&answer)
     }
-}
 
-impl Actor {
     fn command(
         &self,
         plugin: &str,
@@ -163,20 +176,23 @@ impl Actor {
         Ok(json!({ "plugin": plugin, "answer": answer }))
     }
 
-    fn reload(&self) -> Result<serde_json::Value, Fault> {
+    fn reload(&self) -> ResponseFuture<Result<Reply, Fault>> {
         let Some(reload) = &self.reload else {
             let message = "this broker has no configuration file to read again";
-            return Err(Fault::new(Code::InvalidArgument, message));
+            return Box::pin(ready(Err(Fault::new(Code::InvalidArgument, message))));
         };
-        let report = reload(&self.plugins).map_err(|why| Fault::new(Code::InvalidArgument, why))?;
-        Ok(json!(report))
+        let reloading = reload(self.plugins.clone());
+        Box::pin(async move {
+            let report = reloading.await.map_err(|why| Fault::new(Code::InvalidArgument, why))?;
+            Reply::of(&report)
+        })
     }
 }
 
 fn fault(error: &CommandError) -> Fault {
     let code = match error {
         CommandError::Unknown { .. } => Code::NotFound,
-        CommandError::Refused { .. } => Code::Refused,
+        CommandError::Refused { .. } | CommandError::Configuration { .. } => Code::Refused,
     };
     Fault::new(code, error.to_string())
 }

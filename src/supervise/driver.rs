@@ -3,6 +3,7 @@
 //! It runs from one start of the group to its end, on the arbiter where that was started, and ends
 //! the children if it cannot go on.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -58,12 +59,20 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn start(core: Arc<Core>, parent: Option<Reports>) {
         let path = parent.as_ref().map_or_else(|| core.name.clone(), Reports::path);
+        let mut gone = Vec::new();
         let epoch = {
             let mut state = core.state.lock();
             state.epoch += 1;
             state.failure = None;
             state.lives.clear();
             if state.machine.phase() != Phase::New {
+                // Whoever was on its way out has gone, and those that come under its name remain.
+                let (mut names, mut kept) = (BTreeSet::new(), Vec::new());
+                for slot in std::mem::take(&mut state.slots).into_iter().rev() {
+                    let is_last = names.insert(slot.spec.id.clone());
+                    if is_last { kept.push(slot) } else { gone.push(slot) }
+                }
+                state.slots = kept.into_iter().rev().collect();
                 let specs = state.slots.iter().map(|slot| slot.spec.clone()).collect();
                 state.machine = engine::Group::new(core.flags.clone(), specs, core.seed)
                     .expect("they were in one group before");
@@ -71,6 +80,8 @@ impl Driver {
             core.drive(&mut state, |machine, now, governor| machine.start(now, governor));
             state.epoch
         };
+        // Dropped here, where the lock is not held: a child may do anything at its end.
+        drop(gone);
         core.ended.send_replace(None);
         let line = EpochLine { core: Arc::clone(&core), epoch, path, parent: parent.clone() };
         let driver = Self { core, line: Arc::new(line), parent, has_ended: false };

@@ -235,6 +235,23 @@ pub(super) struct State {
     pub(super) failure: Option<String>,
 }
 
+impl State {
+    /// A child on its way out comes no longer: who was to come under its name is let go.
+    fn drop_heir(&mut self, id: &ChildId) -> Option<Slot> {
+        let named = |slot: &Slot| slot.spec.id == *id;
+        let (first, last) =
+            (self.slots.iter().position(named)?, self.slots.iter().rposition(named)?);
+        (first != last).then(|| self.slots.remove(last))
+    }
+
+    fn respecify(&mut self, spec: ChildSpec) {
+        // The last one of that name: an earlier one may be on its way out.
+        if let Some(slot) = self.slots.iter_mut().rfind(|slot| slot.spec.id == spec.id) {
+            slot.spec = spec;
+        }
+    }
+}
+
 /// A child, and what the machine does not need to know of it.
 pub(super) struct Slot {
     pub(super) spec: ChildSpec,
@@ -255,13 +272,48 @@ impl Core {
         Ok(answer)
     }
 
+    pub(super) fn remove(&self, id: &ChildId) -> Result<Answer, Refusal> {
+        let mut state = self.state.lock();
+        let answer = self.decide(&mut state, Command::Remove(id.clone()))?;
+        let dropped = state.drop_heir(id);
+        drop(state);
+        // Dropped here, where the lock is not held: a child may do anything at its end.
+        drop(dropped);
+        Ok(answer)
+    }
+
+    /// Does all of a change or nothing. `decided` is called when it is certain, before anything of
+    /// it is carried out.
+    pub(super) fn reshape(
+        &self,
+        added: Vec<(ChildSpec, Box<dyn Child>)>,
+        renewed: Vec<ChildSpec>,
+        removed: Vec<ChildId>,
+        decided: impl FnOnce(),
+    ) -> Result<Answer, Refusal> {
+        let plan = engine::Plan {
+            added: added.iter().map(|(spec, _)| spec.clone()).collect(),
+            renewed: renewed.clone(),
+            removed: removed.clone(),
+        };
+        let mut state = self.state.lock();
+        let answer = self.decide(&mut state, Command::Reshape(Box::new(plan)))?;
+        decided();
+        let dropped: Vec<_> = removed.iter().filter_map(|id| state.drop_heir(id)).collect();
+        for spec in renewed {
+            state.respecify(spec);
+        }
+        let slots = added.into_iter();
+        state.slots.extend(slots.map(|(spec, child)| Slot { spec, child: Some(child), starts: 0 }));
+        drop(state);
+        drop(dropped);
+        Ok(answer)
+    }
+
     pub(super) fn update(&self, spec: ChildSpec) -> Result<Answer, Refusal> {
         let mut state = self.state.lock();
         let answer = self.decide(&mut state, Command::Update(Box::new(spec.clone())))?;
-        // The last one of that name: an earlier one may be on its way out.
-        if let Some(slot) = state.slots.iter_mut().rfind(|slot| slot.spec.id == spec.id) {
-            slot.spec = spec;
-        }
+        state.respecify(spec);
         Ok(answer)
     }
 

@@ -121,7 +121,7 @@ impl GroupHandle {
     ///
     /// As [`start_child`](Self::start_child), and when another one starts after it.
     pub fn remove(&self, id: &ChildId) -> Outcome {
-        self.core.command(Command::Remove(id.clone()))
+        self.core.remove(id)
     }
 
     /// What the children are doing, in order.
@@ -243,6 +243,8 @@ pub struct ChildStatus {
     pub is_serving: bool,
     /// Whether an incarnation was killed and is still there.
     pub is_unkillable: bool,
+    /// Whether it is forgotten as soon as it is gone, and none of its name comes after it.
+    pub is_leaving: bool,
     /// What keeps it from starting now, if it is to start.
     pub waits: Option<Waiting>,
 }
@@ -262,6 +264,7 @@ impl ChildStatus {
             next_in: view.next_at.map(|at| at.saturating_sub(now)),
             is_serving: view.is_serving,
             is_unkillable: view.is_unkillable,
+            is_leaving: view.is_leaving,
             waits: view.waits.map(Waiting::from),
         }
     }

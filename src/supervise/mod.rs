@@ -52,6 +52,7 @@ compile_error!(
      the profile"
 );
 
+mod change;
 mod child;
 mod driver;
 mod front;
@@ -71,6 +72,7 @@ pub use crate::engine::supervise::{
     GroupFlags, Intensity, OnExhausted, Phase, Refusal, Restart, Shutdown, SpecError, State,
     Strategy,
 };
+pub use change::GroupChange;
 pub use child::{Child, Reports, Transition};
 pub use group::{Group, GroupBuilder, StartLimiter};
 pub use handle::{ChildStatus, GroupHandle, Transitions, Waiting};

@@ -133,6 +133,22 @@ impl Serving {
         self.wait_until(&wanted, |event| event["event"] == kind && event["plugin"] == plugin)
     }
 
+    /// The next event of one of two kinds.
+    #[track_caller]
+    pub fn wait_for_either(&mut self, one: &str, other: &str) -> Value {
+        let wanted = format!("{one} or {other}");
+        self.wait_until(&wanted, |event| event["event"] == one || event["event"] == other)
+    }
+
+    /// The next time that a plugin goes from one state to another; the event that says so.
+    #[track_caller]
+    pub fn wait_for_change(&mut self, plugin: &str, from: &str, to: &str) -> Value {
+        self.wait_until(&format!("{plugin} from {from} to {to}"), |event| {
+            let is_it = event["event"] == "changed" && event["plugin"] == plugin;
+            is_it && event["from"] == from && event["to"] == to
+        })
+    }
+
     /// The next line of a plugin that has this in it.
     #[track_caller]
     pub fn wait_for_line(&mut self, part: &str) -> String {

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use plugbus::engine::supervise::{
     AutoShutdown, Backoff, Cause, Changed, ChildId, ChildSpec, Command, Delays, Exit, Governor,
-    Group, GroupFlags, Intensity, OnExhausted, Order, Output, Phase, Report, Restart, Shutdown,
-    State, Strategy,
+    Group, GroupFlags, Intensity, OnExhausted, Order, Output, Phase, Plan, Report, Restart,
+    Shutdown, State, Strategy,
 };
 
 use crate::world::{Random, Tally, millis};
@@ -105,6 +105,8 @@ pub(crate) fn play(seed: u64) -> Tally {
             "hung",
             "jumps of the clock",
             "ended",
+            "reshaped",
+            "renewed while replaced",
         ]),
     };
     chaos.group.start(chaos.now, &mut chaos.governor);
@@ -216,6 +218,7 @@ impl Chaos {
         let place = NAMES.iter().position(|name| *name == id.as_str()).expect("it was picked");
         let flags = self.group.flags().clone();
         let new = spec(place, &flags, &mut self.random);
+        let plan = self.plan();
         let command = self.random.pick(&[
             Command::Start(id.clone()),
             Command::Stop(id.clone()),
@@ -229,8 +232,10 @@ impl Chaos {
             Command::Replace(id.clone()),
             Command::Replace(id.clone()),
             Command::Add(new.clone().into()),
-            Command::Update(new.into()),
+            Command::Update(new.clone().into()),
             Command::Remove(id.clone()),
+            Command::Reshape(plan.into()),
+            Command::Reshape(Plan { renewed: vec![new], ..Plan::default() }.into()),
         ]);
         self.is_untouched = false;
         let answer = self.group.handle_command(self.now, command.clone(), &mut self.governor);
@@ -249,10 +254,42 @@ impl Chaos {
                     self.stopped.clear();
                     self.spent.clear();
                 }
+                Command::Reshape(plan) => {
+                    self.tally.count("reshaped");
+                    for spec in &plan.added {
+                        self.stopped.remove(&spec.id);
+                        self.spent.remove(&spec.id);
+                    }
+                    for spec in &plan.renewed {
+                        self.spent.remove(&spec.id);
+                    }
+                    let leaving: Vec<&ChildId> = plan.removed.iter().collect();
+                    for id in leaving {
+                        let is_left = self.group.child(id.as_str());
+                        assert!(is_left.is_none_or(|child| child.is_leaving), "{id} leaves");
+                    }
+                }
                 _ => (),
             }
         }
         self.check();
+    }
+
+    /// Something new for some children, and nothing more of others.
+    fn plan(&mut self) -> Plan {
+        let flags = self.group.flags().clone();
+        let mut plan = Plan::default();
+        for (place, name) in NAMES.iter().enumerate() {
+            let spec = spec(place, &flags, &mut self.random);
+            let is_there = self.group.child(name).is_some_and(|child| !child.is_leaving);
+            match self.random.below(4) {
+                0 if is_there => plan.renewed.push(spec),
+                1 if is_there => plan.removed.push(spec.id),
+                2 if !is_there => plan.added.push(spec),
+                _ => (),
+            }
+        }
+        plan
     }
 
     fn pass(&mut self, end: Duration) {
@@ -409,6 +446,9 @@ impl Chaos {
                 self.tally.count("unkillable");
             }
             Cause::GroupStops if *to == State::Stopping => self.check_reverse(id),
+            Cause::Renewed if *from == State::Replacing => {
+                self.tally.count("renewed while replaced");
+            }
             Cause::ReplaceFailed(_) => self.tally.count("successors that failed"),
             Cause::Exited(_) if *from == State::Replacing => {
                 let run = self.runs.get_mut(&(id.clone(), *generation)).expect("it is there");

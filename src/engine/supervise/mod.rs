@@ -20,7 +20,7 @@ pub use backoff::{Backoff, Delays};
 pub use exit::Exit;
 pub use governor::Governor;
 pub use group::{
-    Answer, Cause, Changed, ChildView, Command, Ended, Group, Order, Output, Phase, Refusal,
+    Answer, Cause, Changed, ChildView, Command, Ended, Group, Order, Output, Phase, Plan, Refusal,
     Report, Waits,
 };
 pub use health::{Finding, Health, Measure, Rule, Verdict};

@@ -150,6 +150,9 @@ pub struct ChildSpec {
     pub intensity: Option<Intensity>,
     /// Children that have to be ready before it starts; only in dynamic groups.
     pub after: Vec<ChildId>,
+    /// Another name of it in `after` of others, which several children may have: one of them has
+    /// to be ready.
+    pub stands_for: Option<ChildId>,
     /// Not started with the group, but on demand.
     pub lazy: bool,
     /// Put to sleep after this time without [`Report::Active`](super::Report::Active).
@@ -172,6 +175,7 @@ impl ChildSpec {
             backoff: Backoff::none(),
             intensity: None,
             after: Vec::new(),
+            stands_for: None,
             lazy: false,
             idle_sleep: None,
             governed: false,
@@ -195,6 +199,11 @@ impl ChildSpec {
             governed: true,
             ..Self::new(id)
         }
+    }
+
+    /// Whether others mean it by this name in `after`.
+    pub(super) fn answers_to(&self, name: &ChildId) -> bool {
+        self.id == *name || self.stands_for.as_ref() == Some(name)
     }
 
     pub(super) fn check(&self, flags: &GroupFlags) -> Result<(), SpecError> {

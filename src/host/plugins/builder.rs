@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{Inner, Observer, PluginEvent, Plugins, StartError, children, note};
+use super::{Inner, Observer, PluginEvent, Plugins, StartError, children, note, seat};
 use crate::broker::Broker;
 use crate::engine::supervise::{ChildId, ChildSpec, Governor, GroupFlags, Refusal};
 use crate::host::announce::{Announcer, presence};
@@ -120,7 +120,9 @@ impl PluginsBuilder {
         let mut recipes = BTreeMap::new();
         for (id, recipe) in self.recipes {
             let recipe = Arc::new(RecipeCell::new(recipe.dressed(dress.clone())));
-            let seats = children((&broker, &board, &roster, &observe), &id, &recipe);
+            seat(&board, &id, &recipe.get());
+            let parts = (&broker, &board, &roster, &observe);
+            let seats = children(parts, &id, &recipe, &recipe.get());
             if recipes.insert(id.clone(), recipe).is_some() {
                 return Err(StartError::Twice(id));
             }
@@ -151,6 +153,7 @@ impl PluginsBuilder {
             dress,
             environments: self.environments,
             recipes: Mutex::new(recipes),
+            changing: tokio::sync::Mutex::default(),
         };
         let plugins = Plugins { inner: Arc::new(inner) };
         Announcer::start(&plugins).await?;

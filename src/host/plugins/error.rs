@@ -51,6 +51,12 @@ pub enum CommandError {
         /// What may have been meant.
         hint: String,
     },
+    /// A changed configuration cannot be applied.
+    #[error("{reason}")]
+    Configuration {
+        /// Why.
+        reason: String,
+    },
     /// Not now.
     #[error("plugin `{plugin}`: {reason}")]
     Refused {

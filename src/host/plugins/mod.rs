@@ -53,6 +53,8 @@ struct Inner {
     dress: Option<Dress>,
     environments: Arc<Environments>,
     recipes: Mutex<BTreeMap<PluginId, Arc<RecipeCell>>>,
+    /// Changes of the configuration are applied one after the other.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Plugins {
@@ -319,12 +321,11 @@ fn children(
     (broker, board, roster, observe): (&Broker, &Board, &Roster, &Observer),
     id: &PluginId,
     cell: &Arc<RecipeCell>,
+    recipe: &Recipe,
 ) -> Vec<(ChildSpec, PluginChild)> {
-    let recipe = cell.get();
     (0..recipe.instances())
         .map(|instance| {
             let seat: Seat = (id.as_str().to_owned(), instance);
-            board.seat(seat.clone(), recipe.needs_text(), recipe.version());
             let child = PluginChild::new(Plugin {
                 id: id.clone(),
                 seat: seat.clone(),
@@ -334,9 +335,19 @@ fn children(
                 roster: roster.clone(),
                 observe: observe.clone(),
             });
-            (recipe.child_spec(&child_name(&seat)), child)
+            let mut spec = recipe.child_spec(&child_name(&seat));
+            // One that is ready is enough for those that need the plugin.
+            spec.stands_for = Some(ChildId::new(id.as_str()));
+            (spec, child)
         })
         .collect()
+}
+
+/// Makes places for the instances of a plugin, where what happens to them is noted.
+fn seat(board: &Board, id: &PluginId, recipe: &Recipe) {
+    for instance in 0..recipe.instances() {
+        board.seat((id.as_str().to_owned(), instance), recipe.needs_text(), recipe.version());
+    }
 }
 
 /// What the group calls an instance of a plugin: `weather`, `weather#1`, …

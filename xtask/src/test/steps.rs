@@ -130,7 +130,7 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 25] = [
+const TESTS: [&str; 26] = [
     "tests/bad_input",
     "tests/bad_plugins",
     "tests/blast_radius",
@@ -148,6 +148,7 @@ const TESTS: [&str; 25] = [
     "tests/notes",
     "tests/orphans",
     "tests/processes",
+    "tests/reload",
     "tests/request_ids",
     "tests/sdk_live",
     "tests/sdk_process",

@@ -41,6 +41,12 @@ pub(super) struct Child {
     pub(super) window: Window,
     pub(super) last_exit: Option<Exit>,
     pub(super) active_at: Duration,
+    /// It serves, and what is known of it has changed since it was started.
+    pub(super) is_stale: bool,
+    /// To be removed when these incarnations, which need it, are gone.
+    pub(super) needed_by: Option<Vec<u64>>,
+    /// Comes in its place when it has been forgotten.
+    pub(super) heir: Option<Box<ChildSpec>>,
 }
 
 impl Child {
@@ -65,6 +71,9 @@ impl Child {
             window: Window::default(),
             last_exit: None,
             active_at: now,
+            is_stale: false,
+            needed_by: None,
+            heir: None,
         }
     }
 
@@ -101,6 +110,16 @@ impl Child {
 
     pub(super) fn is_serving(&self) -> bool {
         self.current.as_ref().is_some_and(|one| one.phase == Phase::Up)
+    }
+
+    /// Whether it is being removed, now or when nobody needs it any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.then == Then::Remove || self.needed_by.is_some()
+    }
+
+    /// What it is, or will be when it comes again; `None` if it is only leaving.
+    pub(super) fn kept_spec(&self) -> Option<&ChildSpec> {
+        if self.is_leaving() { self.heir.as_deref() } else { Some(&self.spec) }
     }
 
     /// Whether others that start after it may start.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Answer, Cause, Child, ChildId, ChildSpec, Command, Governor, Group, Order, Phase, Refusal,
-    State, Step, Then,
+    Answer, Cause, Child, ChildId, ChildSpec, Command, Governor, Group, Phase, Plan, Refusal,
+    SpecError, State, Step, Then,
 };
 use crate::engine::supervise::exit::Exit;
 
@@ -40,7 +40,10 @@ impl Group {
             // A person in a hurry.
             (Command::Kill(_), Phase::Stopping) => (),
             (_, Phase::Stopping | Phase::Ended) => return Err(Refusal::Ending),
-            (Command::Add(_) | Command::Update(_) | Command::Remove(_), Phase::New) => (),
+            (
+                Command::Add(_) | Command::Update(_) | Command::Remove(_) | Command::Reshape(_),
+                Phase::New,
+            ) => (),
             (_, Phase::New) => return Err(Refusal::NotStarted),
             (_, Phase::Starting | Phase::Running) => (),
         }
@@ -48,30 +51,43 @@ impl Group {
             Command::Start(id) | Command::Enable(id) => self.start_child(self.find_kept(&id)?),
             Command::Stop(id) => self.stop(self.find_kept(&id)?, governor),
             Command::Kill(id) => self.kill(self.find(&id)?, governor),
-            Command::Restart(id) => self.restart(self.find_kept(&id)?, governor),
-            Command::Wake(id) => self.wake(self.find_kept(&id)?),
-            Command::Sleep(id) => self.sleep(self.find_kept(&id)?, governor),
-            Command::Replace(id) => self.replace(self.find_kept(&id)?, governor),
+            Command::Restart(id) => self.restart(self.find_staying(&id)?, governor),
+            Command::Wake(id) => self.wake(self.find_staying(&id)?),
+            Command::Sleep(id) => self.sleep(self.find_staying(&id)?, governor),
+            Command::Replace(id) => self.replace(self.find_staying(&id)?, governor),
             Command::Remove(id) => self.remove(self.find(&id)?, governor),
-            Command::Add(spec) => self.add(*spec),
+            Command::Add(spec) => self.add(*spec, governor),
             Command::Update(spec) => self.update(*spec),
+            Command::Reshape(plan) => self.reshape(*plan, governor),
             Command::ShutDown => unreachable!("it was answered above"),
         }
     }
 
-    fn find(&self, id: &ChildId) -> Result<usize, Refusal> {
+    pub(super) fn find(&self, id: &ChildId) -> Result<usize, Refusal> {
         self.index(id).ok_or_else(|| Refusal::Unknown(id.clone()))
     }
 
-    /// A child that is not being removed.
-    fn find_kept(&self, id: &ChildId) -> Result<usize, Refusal> {
+    /// A child that is not being removed, or that comes again.
+    pub(super) fn find_kept(&self, id: &ChildId) -> Result<usize, Refusal> {
         let index = self.find(id)?;
         let child = &self.children[index];
-        if child.then == Then::Remove { Err(in_state(child)) } else { Ok(index) }
+        if child.kept_spec().is_none() { Err(in_state(child)) } else { Ok(index) }
+    }
+
+    /// A child that is not being removed.
+    fn find_staying(&self, id: &ChildId) -> Result<usize, Refusal> {
+        let index = self.find(id)?;
+        let child = &self.children[index];
+        if child.is_leaving() { Err(in_state(child)) } else { Ok(index) }
     }
 
     fn start_child(&mut self, index: usize) -> Outcome {
         let child = &mut self.children[index];
+        if child.is_leaving() {
+            // It comes again when it is gone.
+            child.is_held = false;
+            return Ok(Answer::Already(child.state));
+        }
         let answer = match child.state {
             State::Starting | State::Ready | State::Busy | State::HalfOpen | State::Replacing => {
                 return Ok(Answer::Already(child.state));
@@ -110,11 +126,14 @@ impl Group {
     fn pull_dependencies(&mut self, index: usize) {
         let mut needed = self.children[index].spec.after.clone();
         while let Some(id) = needed.pop() {
-            let place = self.index(&id).expect("a dependency is in the group");
-            let child = &mut self.children[place];
-            if child.state == State::Stopped && !child.is_wanted {
-                child.want(self.now, Cause::Demand);
-                needed.extend(child.spec.after.iter().cloned());
+            if self.is_there(&id) {
+                continue;
+            }
+            for child in self.children.iter_mut().filter(|child| child.spec.answers_to(&id)) {
+                if child.state == State::Stopped && !child.is_wanted && !child.is_leaving() {
+                    child.want(self.now, Cause::Demand);
+                    needed.extend(child.spec.after.iter().cloned());
+                }
             }
         }
     }
@@ -251,56 +270,27 @@ impl Group {
                 Err(Refusal::Unkillable(child.spec.id.clone()))
             }
             State::Ready | State::Busy => {
-                // A person waits for it, and it is one: it takes no place in the governor.
-                let mut one = self.new_incarnation(index);
-                one.has_place = false;
-                let child = &mut self.children[index];
-                let (id, generation) = (child.spec.id.clone(), one.generation);
-                let replaces = Some(child.generation);
-                child.successor = Some(one);
-                self.step(index, Step::Replace, Cause::Command);
-                self.order(Order::Start { id, generation, replaces });
+                self.start_successor(index, Cause::Command);
                 Ok(Answer::Accepted)
             }
             _ => self.restart(index, governor),
         }
     }
 
-    fn add(&mut self, spec: ChildSpec) -> Outcome {
-        self.check_new(&spec)?;
-        let lazy = spec.lazy;
-        self.children.push(Child::new(spec, self.now));
-        if let Err(error) = self.check_dependencies() {
-            self.children.pop();
-            return Err(error.into());
-        }
-        if self.phase == Phase::New {
-            return Ok(Answer::Accepted);
-        }
-        let index = self.children.len() - 1;
-        if lazy {
-            self.step(index, Step::Doze, Cause::Command);
-        } else {
-            let has_turn = self.children.iter().any(|child| child.has_turn);
-            let child = &mut self.children[index];
-            child.want(self.now, Cause::Command);
-            child.has_turn = has_turn;
-        }
+    fn add(&mut self, spec: ChildSpec, governor: &mut Governor) -> Outcome {
+        self.check_plan(&Plan { added: vec![spec.clone()], ..Plan::default() })?;
+        self.put(spec, governor);
         Ok(Answer::Accepted)
     }
 
     fn update(&mut self, spec: ChildSpec) -> Outcome {
-        let index = self.find_kept(&spec.id)?;
-        spec.check(&self.flags)?;
+        let index = self.find_staying(&spec.id)?;
         if self.children[index].spec == spec {
             return Ok(Answer::Already(self.children[index].state));
         }
-        let old = std::mem::replace(&mut self.children[index].spec, spec);
-        if let Err(error) = self.check_dependencies() {
-            self.children[index].spec = old;
-            return Err(error.into());
-        }
+        self.check_plan(&Plan { renewed: vec![spec.clone()], ..Plan::default() })?;
         let child = &mut self.children[index];
+        child.spec = spec;
         if child.state == State::Failed {
             child.forgive();
             child.want(self.now, Cause::Command);
@@ -309,27 +299,19 @@ impl Group {
     }
 
     fn remove(&mut self, index: usize, governor: &mut Governor) -> Outcome {
-        let child = &self.children[index];
-        let id = &child.spec.id;
-        if let Some(dependent) = self.dependents(id).next() {
-            return Err(Refusal::NeededBy(id.clone(), dependent.spec.id.clone()));
-        }
-        if child.then == Then::Remove {
+        let child = &mut self.children[index];
+        if child.is_leaving() && child.heir.take().is_none() {
             return Ok(Answer::Already(child.state));
         }
-        if child.state.is_running() && child.state != State::Stopping {
-            self.stop_child(index, Then::Remove, Cause::Command, governor);
-        } else if !matches!(child.state, State::Stopped | State::Stopping) {
-            self.step(index, Step::End, Cause::Command);
+        if child.is_leaving() {
+            return Ok(Answer::Accepted);
         }
-        let child = &mut self.children[index];
-        child.then = Then::Remove;
-        child.is_wanted = false;
-        self.hurry_retired(index, governor);
-        let child = &mut self.children[index];
-        child.has_turn = false;
-        child.is_held = true;
-        self.forget_if_removed(index);
+        let id = child.spec.id.clone();
+        let plan = Plan { removed: vec![id.clone()], ..Plan::default() };
+        if let Err(SpecError::Missing(dependent, _)) = self.check_plan(&plan) {
+            return Err(Refusal::NeededBy(id, dependent));
+        }
+        self.depart(index, governor);
         Ok(Answer::Accepted)
     }
 }

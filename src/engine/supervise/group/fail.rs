@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::run::give_place_back;
 use super::{
-    Cause, Child, ChildId, Exit, Governor, Group, Incarnation, OnExhausted, Order, Output, Phase,
-    Restart, State, Step, Strategy, Then,
+    Cause, Exit, Governor, Group, Incarnation, OnExhausted, Phase, Restart, State, Step, Strategy,
+    Then,
 };
 use crate::engine::supervise::spec::AutoShutdown;
 
@@ -40,6 +40,10 @@ impl Group {
         let exit = one.fate.take().unwrap_or(exit);
         if child.state == State::Replacing {
             self.inherit(index, exit);
+        } else if child.needed_by.take().is_some() {
+            // It would have been removed a little later.
+            child.then = Then::Remove;
+            self.end_as_asked(index, exit);
         } else if child.state == State::Stopping && child.then != Then::Recover
             || is_ending
             || child.is_halted
@@ -73,6 +77,7 @@ impl Group {
         let is_halted = std::mem::take(&mut child.is_halted);
         let (then, cause) = match child.state {
             State::Stopping => (child.then, Cause::Exited(exit)),
+            _ if child.then == Then::Remove => (Then::Remove, Cause::Exited(exit)),
             // It ended by itself before it was asked.
             _ => (Then::Start, Cause::Exited(exit)),
         };
@@ -267,25 +272,12 @@ impl Group {
 
     /// What others start after stays known, or they would wait for nobody.
     fn forget_temporary(&mut self, index: usize) {
-        let is_needed = self.dependents(&self.children[index].spec.id).next().is_some();
+        let spec = &self.children[index].spec;
+        let mut needs = self.children.iter().flat_map(|child| &child.spec.after);
+        let is_needed = needs.any(|name| spec.answers_to(name));
         if self.flags.forgets_temporary && !is_needed {
             self.children[index].then = Then::Remove;
             self.forget_if_removed(index);
         }
-    }
-
-    /// A child that is to be removed is forgotten when nothing of it is left.
-    pub(super) fn forget_if_removed(&mut self, index: usize) {
-        let child = &self.children[index];
-        let is_left = child.incarnations().next().is_some();
-        if child.then == Then::Remove && child.state == State::Stopped && !is_left {
-            let Child { spec, .. } = self.children.remove(index);
-            self.outputs.push_back(Output::Order(Order::Forget { id: spec.id }));
-        }
-    }
-
-    /// Who starts after the child.
-    pub(super) fn dependents<'a>(&'a self, id: &'a ChildId) -> impl Iterator<Item = &'a Child> {
-        self.children.iter().filter(move |child| child.spec.after.contains(id))
     }
 }

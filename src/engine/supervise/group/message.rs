@@ -36,8 +36,24 @@ pub enum Command {
     Update(Box<ChildSpec>),
     /// Stop it and forget it.
     Remove(ChildId),
+    /// Add, renew and remove children, all of them or none. What a person has stopped stays so.
+    Reshape(Box<Plan>),
     /// Stop all children, then the group ends.
     ShutDown,
+}
+
+/// What is to be different in a group. It has to fit together only as a whole: children may
+/// exchange who starts after whom, and be removed together with those that need them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    /// New children. One of a name that is on its way out starts when that one is gone.
+    pub added: Vec<ChildSpec>,
+    /// Children for which everything that there is to know of them has changed, also outside of
+    /// the spec: one that serves is replaced when those that it starts after are there, one that
+    /// is starting or on trial is restarted, one that failed is tried again.
+    pub renewed: Vec<ChildSpec>,
+    /// Stopped and forgotten, each when the incarnations that need it are gone.
+    pub removed: Vec<ChildId>,
 }
 
 /// What became of a command that was not refused.
@@ -220,6 +236,8 @@ pub enum Cause {
     Replaced,
     /// Its successor failed like this; it goes on serving.
     ReplaceFailed(Exit),
+    /// What is known of it has changed.
+    Renewed,
     /// It was killed and is still there.
     Unkillable,
 }
@@ -263,6 +281,8 @@ pub struct ChildView<'a> {
     pub is_serving: bool,
     /// Whether an incarnation was killed and is still there.
     pub is_unkillable: bool,
+    /// Whether it is forgotten as soon as it is gone, and none of its name comes after it.
+    pub is_leaving: bool,
     /// Failures since the last stable run.
     pub failures: u32,
     /// How the last incarnation ended that ended by itself.

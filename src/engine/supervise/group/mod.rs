@@ -11,6 +11,7 @@ mod child;
 mod command;
 mod fail;
 mod message;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use self::child::{Child, Incarnation, Phase as Life, Then};
 pub use self::message::{
-    Answer, Cause, Changed, ChildView, Command, Ended, Order, Output, Phase, Refusal, Report, Waits,
+    Answer, Cause, Changed, ChildView, Command, Ended, Order, Output, Phase, Plan, Refusal, Report,
+    Waits,
 };
 use super::backoff::Random;
 use super::exit::Exit;
@@ -31,7 +33,6 @@ use super::life::{State, Step};
 use super::spec::{
     ChildId, ChildSpec, GroupFlags, OnExhausted, Restart, Shutdown, SpecError, Strategy,
 };
-use crate::limit::CHILDREN_MAX;
 
 /// A supervisor: its children, in order, and what it still has to do for them.
 ///
@@ -83,11 +84,8 @@ impl Group {
             deadline: None,
             governor_at: None,
         };
-        for spec in specs {
-            group.check_new(&spec)?;
-            group.children.push(Child::new(spec, Duration::ZERO));
-        }
-        group.check_dependencies()?;
+        group.check_plan(&Plan { added: specs.clone(), ..Plan::default() })?;
+        group.children = specs.into_iter().map(|spec| Child::new(spec, Duration::ZERO)).collect();
         Ok(group)
     }
 
@@ -215,6 +213,7 @@ impl Group {
             generation: child.generation,
             is_serving: child.is_serving(),
             is_unkillable: child.is_unkillable(),
+            is_leaving: child.kept_spec().is_none(),
             failures: child.failures,
             last_exit: child.last_exit.as_ref(),
             next_at: self.next_at(index),
@@ -288,59 +287,5 @@ impl Group {
             failures: child.failures,
             next_at: None,
         }));
-    }
-
-    fn check_new(&self, spec: &ChildSpec) -> Result<(), SpecError> {
-        spec.check(&self.flags)?;
-        if self.index(&spec.id).is_some() {
-            return Err(SpecError::Duplicate(spec.id.clone()));
-        }
-        if self.children.len() >= CHILDREN_MAX {
-            return Err(SpecError::TooMany(CHILDREN_MAX));
-        }
-        Ok(())
-    }
-
-    /// Whether every dependency is there, and none of them is a circle.
-    fn check_dependencies(&self) -> Result<(), SpecError> {
-        // One that is being removed will not be there.
-        let is_kept = |id: &ChildId| {
-            self.index(id).is_some_and(|place| self.children[place].then != Then::Remove)
-        };
-        for child in &self.children {
-            if let Some(missing) = child.spec.after.iter().find(|id| !is_kept(id)) {
-                return Err(SpecError::Missing(child.spec.id.clone(), missing.clone()));
-            }
-        }
-        // Takes away, again and again, who waits for nobody that is left.
-        let mut left: Vec<&Child> = self.children.iter().collect();
-        loop {
-            let names: Vec<&ChildId> = left.iter().map(|child| &child.spec.id).collect();
-            let before = left.len();
-            left.retain(|child| child.spec.after.iter().any(|id| names.contains(&id)));
-            if left.is_empty() {
-                return Ok(());
-            }
-            if left.len() == before {
-                return Err(SpecError::Cycle(circle(&left)));
-            }
-        }
-    }
-}
-
-/// A circle among children of which each waits for one of the others.
-fn circle(left: &[&Child]) -> Vec<ChildId> {
-    let mut path = vec![left[0].spec.id.clone()];
-    loop {
-        let last = path.last().expect("it starts with one");
-        let child = left.iter().find(|child| child.spec.id == *last).expect("it is left");
-        let next = child.spec.after.iter().find(|id| left.iter().any(|one| one.spec.id == **id));
-        let next = next.expect("each waits for one that is left").clone();
-        if let Some(first) = path.iter().position(|id| *id == next) {
-            path.drain(..first);
-            path.push(next);
-            return path;
-        }
-        path.push(next);
     }
 }

@@ -22,7 +22,9 @@ impl Group {
 
     pub(super) fn new_incarnation(&mut self, index: usize) -> Incarnation {
         self.generation += 1;
-        let spec = &self.children[index].spec;
+        let child = &mut self.children[index];
+        child.is_stale = false;
+        let spec = &child.spec;
         Incarnation {
             generation: self.generation,
             phase: Life::Starting {
@@ -164,7 +166,7 @@ impl Group {
         }
     }
 
-    fn end_incarnation(
+    pub(super) fn end_incarnation(
         &mut self,
         index: usize,
         generation: u64,

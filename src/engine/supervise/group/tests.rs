@@ -1,5 +1,7 @@
 //! Groups as their drivers see them.
 
+mod plan;
+
 use std::time::Duration;
 
 use super::*;
@@ -854,6 +856,8 @@ fn every_command_is_answered_in_every_state() {
             Command::Remove(id.clone()),
             Command::Update(ChildSpec { governed: false, ..plugin("p") }.into()),
             Command::Add(plugin("new").into()),
+            Command::Reshape(Plan { renewed: vec![plugin("p")], ..Plan::default() }.into()),
+            Command::Reshape(Plan { removed: vec!["p".into()], ..Plan::default() }.into()),
             Command::ShutDown,
         ]
     };

@@ -15,8 +15,10 @@ impl Group {
             self.turn_stop(governor);
         }
         if matches!(self.phase, Phase::Starting | Phase::Running) {
+            self.turn_leaving(governor);
             self.turn_ordered(governor);
             self.turn_others(governor);
+            self.turn_stale();
         }
         self.deadline = self.find_deadline();
     }
@@ -32,7 +34,7 @@ impl Group {
             if is_ordered && self.children.get(index + 1).is_some_and(|later| !later.is_gone()) {
                 break;
             }
-            if needed.contains(&self.children[index].spec.id) {
+            if needed.iter().any(|name| self.children[index].spec.answers_to(name)) {
                 continue;
             }
             self.hurry_retired(index, governor);
@@ -135,11 +137,13 @@ impl Group {
     }
 
     /// The first of those it starts after that is not there.
-    fn missing_dependency(&self, index: usize) -> Option<&ChildId> {
-        self.children[index].spec.after.iter().find(|id| {
-            let place = self.index(id);
-            !place.is_some_and(|place| self.children[place].is_available())
-        })
+    pub(super) fn missing_dependency(&self, index: usize) -> Option<&ChildId> {
+        self.children[index].spec.after.iter().find(|name| !self.is_there(name))
+    }
+
+    /// Whether one of the children of the name is there for others.
+    pub(super) fn is_there(&self, name: &ChildId) -> bool {
+        self.children.iter().any(|child| child.spec.answers_to(name) && child.is_available())
     }
 
     fn find_deadline(&self) -> Option<Duration> {
