@@ -6,14 +6,14 @@
 //!
 //! Invariant: what is begun is noted before the engine is called, and struck out after.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
-use crate::engine::{self, Change, Effects, Port, RouterSettings};
+use crate::engine::{self, Change, Effects, Port, Presence, RouterSettings};
 use crate::error::{Code, Fault};
 use crate::id::{PluginId, RouteId, SessionId};
 use crate::net::uptime;
@@ -30,6 +30,8 @@ pub(super) struct Kept {
     settings: RouterSettings,
     /// Supervisors that want to know who has to be woken.
     pub(super) wakers: Vec<mpsc::Sender<PluginId>>,
+    /// What the host has said of its plugins, which does not depend on who is there.
+    words: BTreeMap<PluginId, Words>,
     /// How often everything was lost.
     losses: u64,
     /// Sessions that know that they were let in.
@@ -37,6 +39,13 @@ pub(super) struct Kept {
     /// Asked for, and not decided.
     changes: VecDeque<Change>,
     begun: Option<Begun>,
+}
+
+/// The host's last words on one plugin.
+#[derive(Clone, Default)]
+struct Words {
+    presence: Presence,
+    hold: Option<Duration>,
 }
 
 /// What the engine was called for when the actor failed.
@@ -55,6 +64,7 @@ impl Kept {
             engine: engine::Router::new(settings.clone(), uptime::now()),
             settings,
             wakers: Vec::new(),
+            words: BTreeMap::new(),
             losses: 0,
             admitted: BTreeSet::new(),
             changes: VecDeque::new(),
@@ -81,6 +91,20 @@ impl Kept {
             self.engine.handle_change(change, now, fx);
             self.begun = None;
         }
+    }
+
+    pub(super) fn set_presence(&mut self, plugin: &PluginId, presence: Presence, fx: &mut Effects) {
+        if presence.is_managed() {
+            self.words.entry(plugin.clone()).or_default().presence = presence.clone();
+        } else {
+            self.words.remove(plugin);
+        }
+        self.engine.set_presence(plugin, presence, uptime::now(), fx);
+    }
+
+    pub(super) fn set_hold(&mut self, plugin: &PluginId, hold: Duration, fx: &mut Effects) {
+        self.words.entry(plugin.clone()).or_default().hold = Some(hold);
+        self.engine.set_hold(plugin, hold, uptime::now(), fx);
     }
 
     pub(super) fn begin_admission(&mut self) {
@@ -138,6 +162,14 @@ impl Kept {
         let mut fresh = engine::Router::new(settings, now);
         if self.engine.is_shutting_down() {
             fresh.handle_shutdown(Duration::ZERO, now, &mut Effects::new());
+        }
+        for (plugin, Words { presence, hold }) in &self.words {
+            // Nobody is there who could be told.
+            let mut fx = Effects::new();
+            if let Some(hold) = hold {
+                fresh.set_hold(plugin, *hold, now, &mut fx);
+            }
+            fresh.set_presence(plugin, presence.clone(), now, &mut fx);
         }
         let old = std::mem::replace(&mut self.engine, fresh);
         log::error!("the broker lost its records; {} sessions are ended", ports.len());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::router::Router;
+use super::router::{AskPresence, Router};
 use super::{Broker, BrokerError, Call, Message, Participant, Reply};
 use crate::engine::{PluginExit, Presence, Resource};
 use crate::error::{Code, Fault};
@@ -344,6 +344,10 @@ impl Scene {
             .unwrap();
         let server = serve(&broker).await.unwrap();
         let caller = broker.participant("caller").join().await.unwrap();
+        // What they still say of themselves must not burn a fuse.
+        for id in ["server", "caller"] {
+            broker.wait_ready(&PluginId::parse(id).unwrap()).await.unwrap();
+        }
         Self { broker, caller, _server: server, socket, _place: place }
     }
 
@@ -435,6 +439,7 @@ impl Handler<Corrupt> for Router {
 impl Broker {
     /// Makes the router fail with records that cannot be trusted any more.
     pub(crate) async fn lose_records(&self) {
+        assert!(self.ask(AskPresence).await.unwrap().sessions > 0, "nothing can be lost");
         let corrupted = self.ask(Corrupt).await;
         assert!(matches!(corrupted, Err(BrokerError::Failed)), "{corrupted:?}");
     }

@@ -255,7 +255,7 @@ impl Handler<SetPresence> for Router {
 
     fn handle(&mut self, mail: SetPresence, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.set_presence(&mail.plugin, mail.presence, uptime::now(), &mut fx);
+        self.kept.set_presence(&mail.plugin, mail.presence, &mut fx);
         self.finish(fx);
     }
 }
@@ -273,7 +273,7 @@ impl Handler<SetHold> for Router {
 
     fn handle(&mut self, SetHold { plugin, hold }: SetHold, _ctx: &mut Self::Context) {
         let mut fx = Effects::new();
-        self.kept.engine.set_hold(&plugin, hold, uptime::now(), &mut fx);
+        self.kept.set_hold(&plugin, hold, &mut fx);
         self.finish(fx);
     }
 }

@@ -7,6 +7,7 @@ use super::alert::Alert;
 use super::board::cause_text;
 use super::logs::time_now;
 use super::plugins::{Plugins, seat_of};
+use super::tasks::Ticket;
 use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::{Cause, Changed, State};
 use crate::id::PluginId;
@@ -66,8 +67,9 @@ pub(crate) struct Announcer {
 }
 
 impl Announcer {
-    /// Starts it on the current runtime. It ends with the group.
-    pub(crate) async fn start(plugins: &Plugins) -> Result<(), BrokerError> {
+    /// Starts it on the current runtime. It ends when it has told everything: with its ticket, or
+    /// with the broker.
+    pub(crate) async fn start(plugins: &Plugins, mut ticket: Ticket) -> Result<(), BrokerError> {
         let mut transitions = plugins.transitions();
         let broker = plugins.broker().clone();
         let mut wanted = broker.wanted().await?;
@@ -75,16 +77,29 @@ impl Announcer {
         tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    Some(plugin) = wanted.recv() => announcer.plugins.wake(&plugin),
-                    transition = transitions.next() => match transition {
-                        Some(Ok(transition)) => announcer.announce(&transition).await,
-                        Some(Err(missed)) => announcer.catch_up(missed).await,
-                        None => return,
+                    plugin = wanted.recv() => match plugin {
+                        Some(plugin) => announcer.plugins.wake(&plugin),
+                        None => break,
                     },
+                    transition = transitions.next() => match transition {
+                        Some(transition) => announcer.take(transition).await,
+                        None => break,
+                    },
+                    () = ticket.ended() => break,
                 }
+            }
+            while let Some(transition) = transitions.try_next() {
+                announcer.take(transition).await;
             }
         });
         Ok(())
+    }
+
+    async fn take(&self, transition: Result<Transition, u64>) {
+        match transition {
+            Ok(transition) => self.announce(&transition).await,
+            Err(missed) => self.catch_up(missed).await,
+        }
     }
 
     /// More happened than there was room for: what counts is how things are now.

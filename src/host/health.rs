@@ -20,6 +20,7 @@ use super::manifest::{self, Threshold};
 use super::plugins::Plugins;
 use super::resident::Resident;
 use super::roster::Alive;
+use super::tasks::Ticket;
 use crate::broker::{Broker, BrokerError};
 use crate::engine::Vitals;
 use crate::engine::supervise::{Finding, Health, Measure, Rule, Verdict};
@@ -62,14 +63,15 @@ struct Answer {
 }
 
 impl HealthWatch {
-    /// Starts it on the current runtime. It ends with the broker.
-    pub(crate) fn start(plugins: Plugins) {
+    /// Starts it on the current runtime. It ends with its ticket, or with the broker.
+    pub(crate) fn start(plugins: Plugins, mut ticket: Ticket) {
         let (answers, mut answered) = mpsc::channel(limit::HEALTH_ANSWERS_MAX);
         let mut watch = Self { plugins, watched: BTreeMap::new(), caller: None, answers };
         tokio::spawn(async move {
             let mut versions = watch.plugins.broker().versions();
             loop {
                 let looked = tokio::select! {
+                    () = ticket.ended() => return,
                     Some(answer) = answered.recv() => {
                         watch.take(answer);
                         Ok(())

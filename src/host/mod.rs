@@ -43,6 +43,7 @@ pub(crate) mod sources;
 mod spawner;
 mod spec;
 pub(crate) mod suggest;
+mod tasks;
 
 pub use crate::sys::guardian::GuardianLevel;
 pub use alert::Alert;

@@ -19,6 +19,8 @@ use super::resident::Resident;
 use super::spec::PluginSpec;
 use crate::broker::Broker;
 use crate::engine::supervise::State;
+use crate::error::Code;
+use crate::limit;
 use crate::supervise::ChildStatus;
 use crate::supervise::fuse::Fuse;
 
@@ -69,6 +71,50 @@ fn control_and_callers_come_back_to_a_broker_that_lost_its_records() {
         }
         caller.leave().await;
         control.leave().await;
+        plugins.stop().await;
+    });
+}
+
+/// What the announcer had not told yet came after the last word about a plugin.
+#[test]
+fn plugins_that_were_stopped_are_nobodys() {
+    with_broker(async |scene| {
+        let caller = scene.broker.participant("caller").join().await.unwrap();
+        for _ in 0..10 {
+            let plugins = scene.start("exit 7").await;
+            until(&plugins, |child| child.last_exit.is_some()).await;
+            plugins.stop().await;
+            let refused = caller.call::<_, ()>("weather.today", &json!({})).await.unwrap_err();
+            assert_eq!(refused.details["state"], "left", "{refused}");
+        }
+    });
+}
+
+#[test]
+fn nobody_keeps_a_broker_when_its_plugins_have_stopped() {
+    System::new().block_on(async {
+        let broker = Broker::builder().start().await.unwrap();
+        let witness = broker.participant("witness").join().await.unwrap();
+        let plugins = Plugins::builder(&broker).start().await.unwrap();
+        plugins.stop().await;
+        drop(broker);
+        witness.ended().await;
+    });
+}
+
+/// What the host had said of its plugins was lost with the rest.
+#[test]
+fn calls_are_held_as_long_as_before_by_a_broker_that_lost_its_records() {
+    with_broker(async |scene| {
+        let plugins = scene.start("read code < told").await;
+        until(&plugins, |_| !plugins.running().is_empty()).await;
+        let lost = scene.broker.participant("caller").join().await.unwrap();
+        scene.broker.lose_records().await;
+        lost.ended().await;
+        let caller = scene.broker.participant("caller").join().await.unwrap();
+        let timeout = limit::RESTART_HOLD + Duration::from_millis(200);
+        let held = caller.call_within::<_, ()>("weather.today", &json!({}), timeout).await;
+        assert_eq!(held.unwrap_err().code, Code::Timeout, "held for an hour");
         plugins.stop().await;
     });
 }
@@ -132,6 +178,7 @@ impl Scene {
         let mut lifecycle = Lifecycle::default();
         lifecycle.backoff.first = Duration::from_secs(3600);
         lifecycle.backoff.max = Duration::from_secs(3600);
+        lifecycle.hold = Duration::from_secs(3600);
         let exits = Arc::clone(&self.exits);
         let plugins = Plugins::builder(&self.broker).observe(move |event| {
             if let PluginEvent::Exited { exit, .. } = event {

@@ -20,6 +20,7 @@ use crate::host::recipe::{Dress, Recipe, RecipeCell};
 use crate::host::roster::Roster;
 use crate::host::runtime::Runtimes;
 use crate::host::spec::PluginSpec;
+use crate::host::tasks::Tasks;
 use crate::id::PluginId;
 use crate::supervise::{Group, StartLimiter};
 
@@ -154,9 +155,10 @@ impl PluginsBuilder {
             environments: self.environments,
             recipes: Mutex::new(recipes),
             changing: tokio::sync::Mutex::default(),
+            tasks: Tasks::new(),
         };
         let plugins = Plugins { inner: Arc::new(inner) };
-        Announcer::start(&plugins).await?;
+        Announcer::start(&plugins, plugins.inner.tasks.ticket()).await?;
         let tree = broker.tree();
         // An application may have several; each has a name of its own.
         let mut name = ChildId::new("plugins");
@@ -166,8 +168,11 @@ impl PluginsBuilder {
             name = ChildId::new(&format!("plugins-{number}"));
         }
         plugins.inner.name.set(name.clone()).expect("it is set here and nowhere else");
-        tree.add(ChildSpec::group(name.as_str()), group)?;
-        HealthWatch::start(plugins.clone());
+        if let Err(refusal) = tree.add(ChildSpec::group(name.as_str()), group) {
+            plugins.inner.tasks.end().await;
+            return Err(refusal.into());
+        }
+        HealthWatch::start(plugins.clone(), plugins.inner.tasks.ticket());
         Ok(plugins)
     }
 }

@@ -28,6 +28,7 @@ use super::recipe::{Dress, Recipe, RecipeCell};
 use super::roster::Roster;
 use super::spec::PluginSpec;
 use super::suggest::did_you_mean;
+use super::tasks::Tasks;
 use crate::broker::Broker;
 use crate::engine::Presence;
 use crate::engine::supervise::{Answer, ChildId, ChildSpec, Phase, Refusal, State};
@@ -55,6 +56,7 @@ struct Inner {
     recipes: Mutex<BTreeMap<PluginId, Arc<RecipeCell>>>,
     /// Changes of the configuration are applied one after the other.
     changing: tokio::sync::Mutex<()>,
+    tasks: Tasks,
 }
 
 impl Plugins {
@@ -142,6 +144,8 @@ impl Plugins {
             log::debug!("the plugins are being stopped already: {refusal}");
         }
         self.inner.group.ended().await;
+        // What they still had to tell must not come after what is told here.
+        self.inner.tasks.end().await;
         // Whoever comes under one of these names now comes by itself.
         for id in self.ids() {
             if self.inner.broker.set_presence(&id, Presence::Unmanaged).await.is_err() {
