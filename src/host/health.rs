@@ -44,6 +44,8 @@ struct Watched {
     /// Calls of its `health` method, which are no work that keeps it awake.
     asked: u64,
     is_busy: bool,
+    /// Ticks in a row that found no session.
+    absences: u64,
     method: Check,
     command: Check,
 }
@@ -107,7 +109,9 @@ impl HealthWatch {
             let found = vitals.iter().find(|known| {
                 known.plugin.as_str() == plugin && known.instance == alive.number && known.is_ready
             });
-            let Some(found) = found else { continue };
+            if found.is_none() && !alive.was_ready {
+                continue;
+            }
             let Ok(id) = PluginId::parse(plugin) else { continue };
             let Some(recipe) = self.plugins.recipe(&id) else { continue };
             let settings = &recipe.lifecycle().health;
@@ -117,14 +121,19 @@ impl HealthWatch {
                 messages: 0,
                 asked: 0,
                 is_busy: false,
+                absences: 0,
                 method: Check::default(),
                 command: Check::default(),
             });
-            watched.relay(&alive, found);
+            if let Some(found) = found {
+                watched.relay(&alive, found);
+            }
             if is_full && Broker::now() >= watched.health.next_tick() {
                 let findings = watched.tick(&self.plugins, &key, found);
                 self.act(&key, &id, &alive, findings).await;
-                self.ask(&key, &id, settings, recipe.working_dir()).await;
+                if found.is_some() {
+                    self.ask(&key, &id, settings, recipe.working_dir()).await;
+                }
             }
         }
         Ok(())
@@ -138,6 +147,10 @@ impl HealthWatch {
         findings: Vec<Finding>,
     ) {
         for finding in findings {
+            if finding.rule.measure == Measure::MissingSession {
+                alive.reports.violated("its session ended, and its process went on without one");
+                continue;
+            }
             let message = finding.to_string();
             if finding.rule.verdict == Verdict::Restart && !finding.is_over {
                 // What the process is doing is gone with it.
@@ -231,21 +244,27 @@ impl Watched {
         &mut self,
         plugins: &Plugins,
         (seat, generation): &(Seat, u64),
-        found: &Vitals,
+        found: Option<&Vitals>,
     ) -> Vec<Finding> {
         let now = Broker::now();
-        if found.unanswered_ping.is_none() {
+        // Who has no session is not silent, but gone.
+        if found.is_none_or(|found| found.unanswered_ping.is_none()) {
             self.health.handle_alive();
         }
-        let oldest = found.oldest_unanswered.unwrap_or_default().as_millis();
+        self.absences = if found.is_some() { 0 } else { self.absences + 1 };
         let mut sample = vec![
-            (Measure::OldestUnanswered, u64::try_from(oldest).unwrap_or(u64::MAX)),
+            (Measure::MissingSession, self.absences),
             (Measure::Method, self.method.failures),
             (Measure::Command(0), self.command.failures),
         ];
+        if let Some(found) = found {
+            let oldest = found.oldest_unanswered.unwrap_or_default().as_millis();
+            let oldest = u64::try_from(oldest).unwrap_or(u64::MAX);
+            sample.push((Measure::OldestUnanswered, oldest));
+        }
         // A process that has just ended has nothing to be measured.
         if let Ok(mut load) = self.probe.look(now) {
-            load.messages = found.messages;
+            load.messages = found.map_or(self.messages, |found| found.messages);
             sample.push((Measure::Memory, load.memory));
             sample.push((Measure::Descriptors, load.descriptors));
             sample.push((Measure::Processor, load.cpu_percent.max(0.0) as u64));
@@ -260,6 +279,8 @@ fn rules(settings: &manifest::Health) -> Vec<Rule> {
     let misses = u64::from(settings.misses);
     let mut rules = vec![
         Rule::new(Measure::MissedPings, misses, Verdict::Restart),
+        // The first one may have come a moment after its end.
+        Rule::new(Measure::MissingSession, 2, Verdict::Restart),
         Rule::new(Measure::Method, misses, Verdict::Restart),
         Rule::new(Measure::Command(0), misses, Verdict::Restart),
     ];

@@ -19,7 +19,7 @@ use super::output::Stream;
 use super::plugins::{Observer, PluginEvent};
 use super::process::Process;
 use super::recipe::RecipeCell;
-use super::roster::{Alive, Roster};
+use super::roster::{Alive, Entry, Roster};
 use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::Exit;
 use crate::engine::{Attachment, PluginExit, RegistrationDifference};
@@ -143,7 +143,8 @@ impl Life {
             })?;
         let pid = process.pid();
         let shown = board.enter(seat, self.reports.generation(), pid);
-        let alive = Alive { pid, number: self.number, reports: self.reports.clone() };
+        let reports = self.reports.clone();
+        let alive = Alive { pid, number: self.number, was_ready: false, reports };
         let entry = roster.enter(seat, alive);
         observe.tell(PluginEvent::Started { id: id.clone(), pid });
         let attachment =
@@ -152,7 +153,7 @@ impl Life {
             process.kill().await;
             return Err(Exit::StartFailed { permanent: false, why: error.to_string().into() });
         }
-        let (exit, was_ready, expected) = self.serve(&process, began, orders).await;
+        let (exit, was_ready, expected) = self.serve(&process, &entry, began, orders).await;
         drop(entry);
         shown.ended(exit);
         let text = exit.to_string();
@@ -176,6 +177,7 @@ impl Life {
     async fn serve(
         &self,
         process: &Process,
+        entry: &Entry,
         began: Instant,
         orders: &mut mpsc::Receiver<Order>,
     ) -> (ProcessExit, bool, bool) {
@@ -209,6 +211,7 @@ impl Life {
                         Err(_gone) => return (process.kill().await, false, false),
                     }
                     was_ready = true;
+                    entry.ready();
                     let after = began.elapsed();
                     observe.tell(PluginEvent::Ready { id: id.clone(), after });
                     self.reports.ready();

@@ -14,6 +14,8 @@ pub(crate) struct Alive {
     pub(crate) pid: u32,
     /// The number under which the broker knows it.
     pub(crate) number: u32,
+    /// Whether it has been ready; its session may have ended since.
+    pub(crate) was_ready: bool,
     /// The way to its group.
     pub(crate) reports: Reports,
 }
@@ -41,6 +43,14 @@ impl Roster {
 pub(crate) struct Entry {
     roster: Roster,
     key: (Seat, u64),
+}
+
+impl Entry {
+    pub(crate) fn ready(&self) {
+        if let Some(alive) = self.roster.0.lock().get_mut(&self.key) {
+            alive.was_ready = true;
+        }
+    }
 }
 
 impl Drop for Entry {

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub enum Measure {
     /// Pings in a row that were not answered within a period.
     MissedPings,
+    /// Ticks in a row that found it without a session, after it had one.
+    MissingSession,
     /// Age of the oldest delivery without an answer, in milliseconds.
     OldestUnanswered,
     /// Resident memory, in bytes.
@@ -35,7 +37,14 @@ impl Measure {
     /// Whether it counts what the child leaves undone. While the observer itself was late, that
     /// says nothing about the child.
     fn is_silence(self) -> bool {
-        matches!(self, Self::MissedPings | Self::OldestUnanswered | Self::Method | Self::Command(_))
+        matches!(
+            self,
+            Self::MissedPings
+                | Self::MissingSession
+                | Self::OldestUnanswered
+                | Self::Method
+                | Self::Command(_)
+        )
     }
 }
 
@@ -43,6 +52,7 @@ impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissedPings => f.write_str("missed pings"),
+            Self::MissingSession => f.write_str("looks that found no session"),
             Self::OldestUnanswered => f.write_str("age of the oldest unanswered delivery in ms"),
             Self::Memory => f.write_str("memory in bytes"),
             Self::Processor => f.write_str("processor use in percent"),
@@ -284,6 +294,14 @@ mod tests {
         assert_eq!(health.handle_tick(at(5), &[]), []);
         assert_eq!(health.handle_tick(at(3_600), &[]), []);
         assert_eq!(health.handle_tick(at(3_605), &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_session_that_ended_before_a_suspension_may_come_back() {
+        let mut health = watch(vec![Rule::new(Measure::MissingSession, 2, Verdict::Restart)]);
+        assert_eq!(health.handle_tick(at(5), &[(Measure::MissingSession, 1)]), []);
+        assert_eq!(health.handle_tick(at(3_600), &[(Measure::MissingSession, 2)]), []);
+        assert_eq!(health.handle_tick(at(3_605), &[(Measure::MissingSession, 3)]).len(), 1);
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub(super) const STEPS: [Step; 16] = [
 
 /// Every test that is a program of its own: one that vanishes would take its tests along in
 /// silence.
-const TESTS: [&str; 26] = [
+const TESTS: [&str; 27] = [
     "tests/bad_input",
     "tests/bad_plugins",
     "tests/blast_radius",
@@ -144,6 +144,7 @@ const TESTS: [&str; 26] = [
     "tests/examples",
     "tests/fault_matrix",
     "tests/fuzz_smoke",
+    "tests/healing",
     "tests/limits",
     "tests/notes",
     "tests/orphans",
