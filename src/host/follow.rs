@@ -1,16 +1,17 @@
 //! Waits for the end of a plugin's process, and says what is known of it.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exit::{Exit, Usage};
 use super::memory::OutOfMemory;
+use super::patience;
 use super::process::Shared;
 use crate::limit;
 use crate::sys::guardian::{Guardian, Report};
@@ -85,12 +86,13 @@ impl Follower {
         let shared = Arc::clone(&self.shared);
         let pid = shared.plugin.pid();
         let end = shared.plugin.end();
-        let mut deadline = None;
+        let patience = || Box::pin(patience::pass(limit::KILL_TIMEOUT));
+        let mut overdue = None;
         let mut has_ended = self.exit.is_some();
         loop {
-            let overdue = async {
-                match deadline {
-                    Some(deadline) if said.is_none() => sleep_until(deadline).await,
+            let is_overdue = async {
+                match &mut overdue {
+                    Some(overdue) if said.is_none() => Pin::as_mut(overdue).await,
                     _ => std::future::pending().await,
                 }
             };
@@ -101,11 +103,13 @@ impl Follower {
                 }
             };
             tokio::select! {
+                // What has happened goes before what is due.
+                biased;
                 report = next_report(&shared.guardian) => match report {
                     Ok(Some(Report::Ended { status, memory_max, processor })) => {
                         self.ended(status, memory_max, processor);
                         has_ended = true;
-                        deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
+                        overdue.get_or_insert_with(patience);
                     }
                     Ok(Some(Report::Gone { left })) => {
                         if left != 0 {
@@ -126,12 +130,12 @@ impl Follower {
                     if let Err(error) = result.and_then(|()| shared.guardian.get_ref().wake()) {
                         log::error!("cannot wake the guardian of process {pid}: {error}");
                     }
-                    deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
+                    overdue.get_or_insert_with(patience);
                 }
                 () = shared.killing.notified() => {
-                    deadline.get_or_insert_with(|| Instant::now() + limit::KILL_TIMEOUT);
+                    overdue.get_or_insert_with(patience);
                 }
-                () = overdue => return Err(Overdue { pid, ended: self.exit.is_some() }),
+                () = is_overdue => return Err(Overdue { pid, ended: self.exit.is_some() }),
             }
         }
     }
@@ -165,13 +169,15 @@ impl Follower {
             log::error!("cannot find all that process {pid} has started: {error}");
         }
         let Ok(end) = self.shared.plugin.end() else { return Ok(()) };
-        match timeout(limit::KILL_TIMEOUT, end.wait()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                log::error!("cannot wait for process {pid}: {error}");
+        tokio::select! {
+            biased;
+            result = end.wait() => {
+                if let Err(error) = result {
+                    log::error!("cannot wait for process {pid}: {error}");
+                }
                 Ok(())
             }
-            Err(_) => Err(Overdue { pid, ended: false }),
+            () = patience::pass(limit::KILL_TIMEOUT) => Err(Overdue { pid, ended: false }),
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod logs;
 pub mod manifest;
 mod memory;
 mod output;
+mod patience;
 mod plugin_child;
 #[cfg(test)]
 mod plugin_tests;

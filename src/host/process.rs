@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
 
 use super::error::{Failure, SpawnError};
 use super::exit::{Exit, Usage};
 use super::follow::{Ending, Follower, end_guardian, next_report};
 use super::memory::OutOfMemory;
 use super::output::{self, Stream};
+use super::patience;
 use super::program;
 use super::spawner;
 use super::spec::PluginSpec;
@@ -144,16 +144,24 @@ impl Process {
     /// The later rungs of the ladder, for a process that has been told to end: wait for `notice`,
     /// ask the whole group for `term`, then kill it. Returns when it has ended.
     pub(crate) async fn stop(&self, notice: Duration, term: Duration) -> Exit {
-        if let Ok(exit) = timeout(notice, self.exited()).await {
+        if let Some(exit) = self.exited_within(notice).await {
             return exit;
         }
         log::info!("process {} did not end within {notice:?}; terminating it", self.pid());
         self.shared.order(order::TERMINATE);
-        if let Ok(exit) = timeout(term, self.exited()).await {
+        if let Some(exit) = self.exited_within(term).await {
             return exit;
         }
         log::warn!("process {} did not end within {term:?}; killing it", self.pid());
         self.kill().await
+    }
+
+    async fn exited_within(&self, limit: Duration) -> Option<Exit> {
+        tokio::select! {
+            biased;
+            exit = self.exited() => Some(exit),
+            () = patience::pass(limit) => None,
+        }
     }
 
     /// Kills the process and all its descendants at once.
