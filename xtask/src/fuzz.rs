@@ -37,7 +37,8 @@ pub(crate) fn run(args: &mut Args) -> Result<ExitCode> {
     }
     args.finish()?;
     for target in if chosen.is_empty() { &known } else { &chosen } {
-        let mut command = if is_stable { stable(target, seconds) } else { guided(target, seconds) };
+        let mut command =
+            if is_stable { stable(target, seconds) } else { guided(target, seconds)? };
         println!("{}", process::Shown(&command));
         process::run(&mut command)?;
     }
@@ -73,13 +74,19 @@ pub(crate) fn stable(target: &str, seconds: u64) -> Command {
     command
 }
 
-pub(crate) fn guided(target: &str, seconds: u64) -> Command {
+pub(crate) fn guided(target: &str, seconds: u64) -> Result<Command> {
+    // What is found goes into the first folder; the inputs that are checked in are only read.
+    let found = tree::root().join("target/fuzz").join(target);
+    fs::create_dir_all(&found).with_context(|| format!("cannot make {found:?}"))?;
     let mut command = Command::new("cargo");
     command
         .current_dir(tree::root())
-        .args(["+nightly", "fuzz", "run", target, "--"])
+        .args(["+nightly", "fuzz", "run", target])
+        .arg(&found)
+        .arg(Path::new("fuzz/corpus").join(target))
+        .arg("--")
         .arg(format!("-max_total_time={seconds}"));
-    command
+    Ok(command)
 }
 
 pub(crate) fn has_cargo_fuzz() -> bool {

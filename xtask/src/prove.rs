@@ -84,7 +84,7 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
         let flag = if is_guided { "" } else { " --stable" };
         runs.push(Run {
             command: if is_guided {
-                fuzz::guided(&target, seconds)
+                fuzz::guided(&target, seconds)?
             } else {
                 fuzz::stable(&target, seconds)
             },
