@@ -311,6 +311,73 @@ fn one_that_uses_too_much_memory_or_descriptors_is_told_of_and_killed() {
     assert!(cause.contains("it hung: memory in bytes"), "{cause}");
 }
 
+/// The last one of several processes gets ready and ends when the others have done so long ago.
+const UNEVEN: &str = r#"
+import os, signal, time
+import plugbus
+
+plugin = plugbus.Plugin(os.environ["PLUGBUS_ID"])
+is_last = os.environ["PLUGBUS_INSTANCE"] == "2"
+
+@plugin.method
+def instance() -> str:
+    "Which of the plugin's processes answers."
+    return os.environ["PLUGBUS_INSTANCE"]
+
+if is_last:
+    @plugin.signal("shutdown")
+    def on_shutdown(_signal):
+        "Nothing."
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(0.5)
+plugin.start()
+while True:
+    signal.pause()
+"#;
+
+#[test]
+fn a_command_waits_for_all_processes_of_a_plugin() {
+    let rest = "instances = 3\nlifecycle.stop_grace = \"500ms\"";
+    let text = configuration(&[("three", "three.py", rest)]);
+    let place = Place::with(&[("plugbus.toml", &text), ("three.py", UNEVEN)]);
+    let serving = place.serve(&["up"]);
+    let states = |place: &Place| {
+        let answer = answer(place, &["why", "three", "--json"]);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let instances = answer["instances"].as_array().unwrap().iter();
+        let state = |it: &Value| it["plugin"]["state"].as_str().unwrap().to_owned();
+        instances.map(state).collect::<Vec<_>>()
+    };
+    let first = serving.plugin_ends();
+    assert_eq!(first.len(), 3);
+    let stopped = place.run(&["stop", "three"]);
+    stopped.expect(0, &["is stopped"]);
+    assert_eq!(stopped.out.matches("three stopped").count(), 3, "{stopped:?}");
+    assert!(first.iter().all(command::ProcessEnd::has_come), "all are gone");
+    for command in ["start", "restart", "reload"] {
+        let outcome = place.run(&[command, "three"]);
+        outcome.expect(0, &[]);
+        assert_eq!(outcome.out.matches("three ready").count(), 3, "{command}: {outcome:?}");
+        assert_eq!(states(&place), ["ready"; 3], "{command}");
+    }
+    place.run(&["start", "three"]).expect(0, &["is ready already"]);
+}
+
+#[test]
+fn one_ready_process_of_a_plugin_is_enough_for_those_that_need_it() {
+    let text = configuration(&[
+        ("pair", "pair.py", "instances = 2"),
+        ("worker", "worker.py", "requires.plugins = { pair = \"*\" }"),
+    ]);
+    let first = "import os\nif os.environ['PLUGBUS_INSTANCE'] == '0':\n    import no_such_module\n";
+    let pair = format!("{first}{WORKER}");
+    let files = [("plugbus.toml", &*text), ("pair.py", &pair), ("worker.py", WORKER)];
+    let place = Place::with(&files);
+    let mut serving = place.start(&["up"]);
+    serving.wait_for_state("worker", "ready");
+    assert_eq!(why(&place, "pair")["plugin"]["state"], "failed", "the first one");
+}
+
 #[test]
 fn names_that_are_wrong_are_answered_with_those_that_may_have_been_meant() {
     let text = configuration(&[("worker", "worker.py", QUICK)]);

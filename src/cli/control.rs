@@ -3,6 +3,7 @@
 //! The broker answers at once; the command then shows what comes of it, from the plugin's lifecycle
 //! events, and ends with a code that says whether it worked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -141,16 +142,14 @@ async fn give(
     if terminal.json {
         terminal.json(&json!({"plugin": answer.plugin, "answer": answer.answer}))?;
     } else {
-        let Answer { plugin, answer } = &answer;
+        let Answer { plugin, answer, .. } = &answer;
         terminal.line(format_args!("{BOLD}{plugin}{BOLD:#} {answer}"))?;
     }
     // What is on its way already is waited for like what this command has begun.
-    let is_done = answer.answer.ends_with("already")
-        && !["starting", "stopping", "replacing"].iter().any(|it| answer.answer.contains(it));
-    if order.wait.no_wait || is_done {
+    if order.wait.no_wait || answer.awaited.is_empty() {
         return Ok(());
     }
-    let followed = follow(terminal, &mut events, outcome);
+    let followed = follow(terminal, &mut events, answer.awaited, outcome);
     match tokio::time::timeout(order.wait.timeout, followed).await {
         Ok(followed) => followed,
         Err(_elapsed) => {
@@ -162,12 +161,56 @@ async fn give(
     }
 }
 
-/// Shows the changes of a plugin until one of them is the outcome.
+/// Shows the changes of a plugin until each of its processes that are awaited has come to its
+/// outcome. The first failure is the failure.
 async fn follow(
     terminal: Terminal,
     events: &mut Subscription,
+    mut awaited: BTreeSet<u32>,
     outcome: fn(&Change) -> Option<Outcome>,
 ) -> Result<()> {
+    let mut failure = None;
+    // What they offer differently, which is told beside the change.
+    let mut compared = BTreeSet::new();
+    let mut uncompared = BTreeSet::new();
+    while !awaited.is_empty() {
+        let change = next_change(terminal, events).await?;
+        if change.difference.is_some() {
+            compared.insert(change.instance);
+        }
+        let outcome = outcome(&change);
+        if outcome.is_none() || !awaited.remove(&change.instance) {
+            continue;
+        }
+        if change.cause == cause_text(&Cause::Replaced) && !compared.contains(&change.instance) {
+            uncompared.insert(change.instance);
+        }
+        if let (Some(Outcome::Failed), None) = (outcome, &failure) {
+            let Change { id, state, cause, .. } = change;
+            failure = Some(
+                Failure::failed(format_args!("{id} is {state}: {cause}"))
+                    .hint(format!("plugbus why {id}")),
+            );
+        }
+    }
+    let comparison = async {
+        while !uncompared.is_empty() {
+            let change = next_change(terminal, events).await?;
+            if change.difference.is_some() {
+                uncompared.remove(&change.instance);
+            }
+        }
+        Ok(())
+    };
+    // One that had nothing to compare says nothing.
+    if let Ok(compared) = tokio::time::timeout(COMPARISON_TIMEOUT, comparison).await {
+        compared?;
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// The next change of the plugin, which has been shown.
+async fn next_change(terminal: Terminal, events: &mut Subscription) -> Result<Change> {
     while let Some(received) = events.next().await {
         let Received::Event(event) = received else { continue };
         let Ok(value) = event.parse::<Value>() else { continue };
@@ -178,18 +221,13 @@ async fn follow(
         } else {
             show(terminal, &change)?;
         }
-        match outcome(&change) {
-            Some(Outcome::Reached) => return Ok(()),
-            Some(Outcome::Failed) => {
-                let Change { id, state, cause, .. } = change;
-                return Err(Failure::failed(format_args!("{id} is {state}: {cause}"))
-                    .hint(format!("plugbus why {id}")));
-            }
-            None => (),
-        }
+        return Ok(change);
     }
     Err(Failure::new(Status::NoBroker, "the broker has gone"))
 }
+
+/// How long the comparison of a process with its successor may come after the change.
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn show(terminal: Terminal, change: &Change) -> Result<()> {
     let Change { id, state, cause, difference, .. } = change;
@@ -204,12 +242,15 @@ fn show(terminal: Terminal, change: &Change) -> Result<()> {
 struct Answer {
     plugin: String,
     answer: String,
+    /// The processes with which something is on its way.
+    awaited: BTreeSet<u32>,
 }
 
 /// A lifecycle event of the supervisor.
 #[derive(Debug, Deserialize)]
 struct Change {
     id: String,
+    instance: u32,
     state: String,
     from: String,
     cause: String,

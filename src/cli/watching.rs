@@ -20,7 +20,7 @@ use crate::host::control::{Reload, ReloadReport};
 use crate::host::discovery::{Change, Watch, watch};
 use crate::host::manifest::FILE_NAMES;
 use crate::host::sources::{Edited, Sources};
-use crate::host::{CommandError, Manifest, Plugins};
+use crate::host::{CommandError, Manifest, Ordered, Plugins};
 use crate::id::PluginId;
 
 /// What is started, and read again when it changes.
@@ -209,7 +209,7 @@ impl Watching {
                 let mut own = reports.iter().filter(|report| report.id == id.as_str());
                 own.any(|report| wanted.contains(&report.state.as_str()))
             };
-            let command: fn(&Plugins, &str) -> std::result::Result<String, CommandError> =
+            let command: fn(&Plugins, &str) -> std::result::Result<Ordered, CommandError> =
                 if state(&["starting", "replacing", "stopping"]) {
                     return true;
                 } else if state(&["ready", "busy"]) {

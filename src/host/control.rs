@@ -12,7 +12,7 @@ use actix::{Context, Handler, ResponseFuture};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::plugins::{CommandError, Plugins, StartError};
+use super::plugins::{CommandError, Ordered, Plugins, StartError};
 use super::resident::Resident;
 use crate::broker::{Broker, Call, Reply};
 use crate::engine::supervise::{ChildId, ChildSpec, GroupFlags, Strategy};
@@ -170,10 +170,11 @@ impl Actor {
     fn command(
         &self,
         plugin: &str,
-        command: fn(&Plugins, &str) -> Result<String, CommandError>,
+        command: fn(&Plugins, &str) -> Result<Ordered, CommandError>,
     ) -> Result<serde_json::Value, Fault> {
-        let answer = command(&self.plugins, plugin).map_err(|error| fault(&error))?;
-        Ok(json!({ "plugin": plugin, "answer": answer }))
+        let ordered = command(&self.plugins, plugin).map_err(|error| fault(&error))?;
+        let Ordered { answer, awaited } = ordered;
+        Ok(json!({ "plugin": plugin, "answer": answer, "awaited": awaited }))
     }
 
     fn reload(&self) -> ResponseFuture<Result<Reply, Fault>> {

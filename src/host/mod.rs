@@ -53,7 +53,7 @@ pub use error::SpawnError;
 pub use exit::{Exit, Usage};
 pub use manifest::{Manifest, ManifestError};
 pub use output::Stream;
-pub use plugins::{CommandError, PluginEvent, Plugins, PluginsBuilder, StartError};
+pub use plugins::{CommandError, Ordered, PluginEvent, Plugins, PluginsBuilder, StartError};
 pub use program::ProgramError;
 #[cfg(feature = "cli")]
 pub(crate) use program::find as find_program;

@@ -227,6 +227,12 @@ impl ProcessEnd {
         Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
     }
 
+    /// Whether it has ended.
+    pub fn has_come(&self) -> bool {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+
     /// Returns when it has ended.
     pub fn wait(&self) {
         poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None).unwrap();

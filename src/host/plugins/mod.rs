@@ -6,6 +6,7 @@
 
 mod builder;
 mod change;
+mod command;
 mod error;
 mod event;
 
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 pub use self::builder::PluginsBuilder;
+pub use self::command::Ordered;
 pub use self::error::{CommandError, StartError};
 pub(crate) use self::event::Observer;
 pub use self::event::PluginEvent;
@@ -31,7 +33,7 @@ use super::suggest::did_you_mean;
 use super::tasks::Tasks;
 use crate::broker::Broker;
 use crate::engine::Presence;
-use crate::engine::supervise::{Answer, ChildId, ChildSpec, Phase, Refusal, State};
+use crate::engine::supervise::{ChildId, ChildSpec, Phase, State};
 use crate::id::PluginId;
 use crate::supervise::{ChildStatus, GroupHandle, Transition, Transitions, Waiting};
 
@@ -159,51 +161,6 @@ impl Plugins {
         exits.collect()
     }
 
-    /// Starts a plugin that is not running, whatever kept it from that.
-    ///
-    /// # Errors
-    ///
-    /// When there is none of that name, or everything is being stopped.
-    pub fn start_plugin(&self, plugin: &str) -> Result<String, CommandError> {
-        self.command(plugin, "is started", GroupHandle::start_child)
-    }
-
-    /// Stops a plugin until a command starts it again.
-    ///
-    /// # Errors
-    ///
-    /// As [`start_plugin`](Self::start_plugin).
-    pub fn stop_plugin(&self, plugin: &str) -> Result<String, CommandError> {
-        self.command(plugin, "is stopped", GroupHandle::stop)
-    }
-
-    /// Ends a plugin by force, until a command starts it again.
-    ///
-    /// # Errors
-    ///
-    /// As [`start_plugin`](Self::start_plugin).
-    pub fn kill_plugin(&self, plugin: &str) -> Result<String, CommandError> {
-        self.command(plugin, "is killed", GroupHandle::kill)
-    }
-
-    /// Stops a plugin and starts it again, which does not count as a failure.
-    ///
-    /// # Errors
-    ///
-    /// As [`start_plugin`](Self::start_plugin).
-    pub fn restart_plugin(&self, plugin: &str) -> Result<String, CommandError> {
-        self.command(plugin, "is started again", GroupHandle::restart)
-    }
-
-    /// Starts a successor beside a plugin; when it is ready, it takes over without a lost call.
-    ///
-    /// # Errors
-    ///
-    /// As [`start_plugin`](Self::start_plugin).
-    pub fn replace_plugin(&self, plugin: &str) -> Result<String, CommandError> {
-        self.command(plugin, "is replaced", GroupHandle::replace)
-    }
-
     /// What their processes are like.
     #[must_use]
     pub fn reports(&self) -> Vec<PluginReport> {
@@ -283,33 +240,6 @@ impl Plugins {
             let recipe = recipes.iter().find(|(id, _)| id.as_str() == plugin);
             recipe.is_some_and(|(_, cell)| *instance < cell.get().instances())
         });
-    }
-
-    fn command(
-        &self,
-        plugin: &str,
-        done: &str,
-        command: fn(&GroupHandle, &ChildId) -> Result<Answer, Refusal>,
-    ) -> Result<String, CommandError> {
-        let children = self.children_of(plugin);
-        if children.is_empty() {
-            return Err(self.unknown(plugin));
-        }
-        let mut answer = None;
-        for child in children {
-            let one = command(&self.inner.group, &child.spec.id).map_err(|refusal| {
-                let (plugin, reason) = (plugin.to_owned(), refusal.to_string());
-                CommandError::Refused { plugin, reason }
-            })?;
-            // One of several that has something to do is what people want to hear of.
-            if answer.is_none() || one == Answer::Accepted {
-                answer = Some(one);
-            }
-        }
-        Ok(match answer {
-            Some(Answer::Already(state)) => format!("is {state} already"),
-            _ => done.to_owned(),
-        })
     }
 }
 
