@@ -2,7 +2,7 @@
 //!
 //! `docs/proof.md` has one row for each command, the newest result of it. A row names the commit,
 //! so the tree must be clean: a proof of something that nobody else has proves nothing. The
-//! programs say what they did in lines that start with `result: `; the last one goes into the row.
+//! programs say what they did in lines that start with `result: `, which go into the row.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +18,9 @@ pub(crate) const HELP: &str = "
 cargo xtask prove [--seeds N] [--fuzz-seconds N] [--only TEXT]
 
 Runs a million seeds of the simulator, 100000 cases of each model of supervision, kills 100
-brokers and looks for what they leave, kills 200 plugins at once, runs an hour of every fuzz
-target, and writes docs/proof.md. Smaller counts are recorded as such. The tree must be clean.
+brokers and looks for what they leave, replaces and kills a plugin 100 times under load, kills 200
+plugins at once, runs an hour of every fuzz target, and writes docs/proof.md. Smaller counts are
+recorded as such. The tree must be clean.
 
   --seeds N          seeds of the simulator (1000000)
   --fuzz-seconds N   time for each fuzz target (3600)
@@ -76,6 +77,7 @@ fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
     let cases = format!("1–{MODEL_CASES}");
     runs.extend([
         counted("--release", "orphans", "PLUGBUS_ORPHAN_ROUNDS", BROKERS_KILLED, "none"),
+        counted("--release", "under_load", "PLUGBUS_LOAD_ROUNDS", LOAD_ROUNDS, "none"),
         counted("--release", "storm", "PLUGBUS_STORM_PLUGINS", STORM_PLUGINS, "none"),
         counted("--profile sim", "supervision_model", "PLUGBUS_MODEL_CASES", MODEL_CASES, &cases),
     ]);
@@ -117,14 +119,15 @@ fn execute(root: &Path, commit: &str, mut run: Run) -> Result<Row> {
     let recorded = process::record(run.command.current_dir(root), &log)?;
     let minutes = stopwatch.elapsed().as_secs().div_ceil(60);
     let verdict = if recorded.status.success() { "passed" } else { "FAILED" };
-    let said = recorded.output.lines().rev().find_map(|line| line.trim().strip_prefix("result: "));
+    let lines = recorded.output.lines();
+    let said: Vec<_> = lines.filter_map(|line| line.trim().strip_prefix("result: ")).collect();
     let mut result = format!("{verdict} in {minutes} min");
     if run.is_scaled_down {
         result.push_str(", scaled down");
     }
-    if let Some(said) = said {
+    if !said.is_empty() {
         result.push_str(": ");
-        result.push_str(said);
+        result.push_str(&said.join("; "));
     }
     Ok(Row {
         command: run.shown,
@@ -175,6 +178,7 @@ const SEED_COUNT: u64 = 1_000_000;
 const MODEL_CASES: u64 = 100_000;
 const FUZZ_SECONDS: u64 = 3600;
 const BROKERS_KILLED: u64 = 100;
+const LOAD_ROUNDS: u64 = 100;
 const STORM_PLUGINS: u64 = 200;
 
 const HEADER: &str = "\

@@ -157,6 +157,7 @@ const TESTS: [&str; 27] = [
     "tests/storm",
     "tests/supervised",
     "tests/supervision_model",
+    "tests/under_load",
     "tests/vectors",
 ];
 
