@@ -202,6 +202,14 @@ pub const STDERR_LINES_MAX: usize = 40;
 /// How long an alert command or a web address may take.
 pub const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Alerts that are told to programs and web addresses at once, so that plugins which fail together
+/// do not start as many programs.
+pub const ALERTS_AT_ONCE_MAX: usize = 4;
+
+/// Alerts that wait to be told there: the quarantine of every plugin of a large application. With
+/// recipients that use up their time, the last one waits for ten minutes.
+pub const ALERTS_QUEUED_MAX: usize = 256;
+
 /// Plugin processes that wait to be started.
 pub const SPAWNS_MAX: usize = 1_024;
 

@@ -1,7 +1,8 @@
 //! Who is told when a plugin needs a person.
 //!
-//! The log and the event on `plugbus.alert.ID` come always; a program and a web address on request.
-//! An alert that cannot be delivered is a line in the log, never a reason to wait.
+//! The log and the event on `plugbus.alert.ID` come always; a program and a web address on request,
+//! through the [courier](super::courier). The program runs where the host does, since it is told
+//! of many plugins. An alert that cannot be delivered is a line in the log, never a reason to wait.
 
 use std::io;
 use std::process::Stdio;
@@ -32,18 +33,22 @@ pub struct Alert {
 /// Where alerts of a plugin go beside the log and the event.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Recipients {
-    /// A program and its arguments; it gets the alert as JSON on its standard input.
+    /// A program and its arguments; it gets the alert as JSON on its standard input, and runs in
+    /// the working directory of the host.
     pub(crate) command: Vec<String>,
     /// An address that gets the alert as JSON by POST.
     pub(crate) webhook: Option<String>,
 }
 
+impl Recipients {
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.command.is_empty() && self.webhook.is_none()
+    }
+}
+
 impl Alert {
-    /// Writes it to the log and hands it to everybody else. Returns when all have it or have
-    /// failed.
+    /// Hands it over. Returns when all have it or have failed.
     pub(crate) async fn deliver(&self, to: &Recipients) {
-        let Self { plugin, kind, message, .. } = self;
-        log::error!("alert: plugin {plugin} {kind}: {message}");
         let json = serde_json::to_vec(self).expect("an alert is strings and numbers");
         if !to.command.is_empty()
             && let Err(error) = run(&to.command, &json).await

@@ -172,8 +172,8 @@ pub(crate) async fn raise(plugins: &Plugins, plugin: &PluginId, alert: Alert) {
     if let Err(error) = plugins.broker().publish_own(&format!("alert.{plugin}"), &event).await {
         log::debug!("nobody is left to hear of {plugin}: {error}");
     }
+    let Alert { plugin: name, kind, message, .. } = &alert;
+    log::error!("alert: plugin {name} {kind}: {message}");
     let recipients = plugins.recipe(plugin).map(|recipe| recipe.recipients());
-    tokio::spawn(async move {
-        alert.deliver(&recipients.unwrap_or_default()).await;
-    });
+    plugins.courier().take(alert, recipients.unwrap_or_default());
 }

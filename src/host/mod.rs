@@ -10,6 +10,7 @@ pub(crate) mod board;
 pub(crate) mod cache;
 pub(crate) mod changes;
 pub mod control;
+mod courier;
 pub mod dependencies;
 pub mod discovery;
 pub(crate) mod document;

@@ -139,7 +139,7 @@ impl Default for Intensity {
 #[schemars(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Alerts {
-    /// A program that gets the alert as JSON on its input.
+    /// A program that gets the alert as JSON on its input. Runs in the directory of the broker.
     pub command: Vec<String>,
     /// An address that gets the alert as JSON by POST.
     pub webhook: Option<String>,

@@ -11,6 +11,7 @@ use crate::broker::Broker;
 use crate::engine::supervise::{ChildId, ChildSpec, Governor, GroupFlags, Refusal};
 use crate::host::announce::{Announcer, presence};
 use crate::host::board::Board;
+use crate::host::courier::Courier;
 use crate::host::environment::Environments;
 use crate::host::error::SpawnError;
 use crate::host::health::HealthWatch;
@@ -156,6 +157,7 @@ impl PluginsBuilder {
             recipes: Mutex::new(recipes),
             changing: tokio::sync::Mutex::default(),
             tasks: Tasks::new(),
+            courier: Courier::start(),
         };
         let plugins = Plugins { inner: Arc::new(inner) };
         Announcer::start(&plugins, plugins.inner.tasks.ticket()).await?;

@@ -22,6 +22,7 @@ pub use self::error::{CommandError, StartError};
 pub(crate) use self::event::Observer;
 pub use self::event::PluginEvent;
 use super::board::{Board, Explanation, PluginReport, Seat, cause_text};
+use super::courier::Courier;
 use super::environment::Environments;
 use super::error::SpawnError;
 use super::exit::Exit;
@@ -59,6 +60,7 @@ struct Inner {
     /// Changes of the configuration are applied one after the other.
     changing: tokio::sync::Mutex<()>,
     tasks: Tasks,
+    courier: Courier,
 }
 
 impl Plugins {
@@ -208,6 +210,10 @@ impl Plugins {
 
     pub(crate) fn board(&self) -> &Board {
         &self.inner.board
+    }
+
+    pub(crate) fn courier(&self) -> &Courier {
+        &self.inner.courier
     }
 
     pub(crate) fn roster(&self) -> &Roster {
