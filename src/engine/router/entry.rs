@@ -45,6 +45,8 @@ pub(super) struct Instance {
     pub(super) serves: Registration,
     /// It was told to finish, so that its end is no crash.
     pub(super) told_to_stop: bool,
+    /// Its supervisor stops it, so that new calls wait for what follows.
+    pub(super) is_ending: bool,
     /// How its process has ended, where that is known before the connection has ended.
     pub(super) exit: Option<PluginExit>,
 }
@@ -120,11 +122,13 @@ impl PluginEntry {
         self.instances.iter().filter(|instance| instance.duty == Duty::Serving)
     }
 
-    /// Instances that calls may be given to. One that is supervised has to be ready: it is worth
-    /// waiting for.
+    /// Instances that calls may be given to. One that is supervised has to be ready and to stay: it
+    /// is worth waiting for.
     pub(super) fn callable(&self) -> impl Iterator<Item = &Instance> {
         let waits = self.presence.is_managed();
-        self.serving().filter(move |instance| instance.registered && (instance.was_ready || !waits))
+        self.serving().filter(move |instance| {
+            instance.registered && (!waits || instance.was_ready && !instance.is_ending)
+        })
     }
 
     /// What it offers: the first of its instances, or the last session that it had.

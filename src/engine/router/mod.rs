@@ -194,6 +194,7 @@ impl Router {
             was_ready: false,
             serves: Registration::default(),
             told_to_stop: false,
+            is_ending: false,
             exit: None,
         });
         let offers = |feature: &str| hello.features.iter().any(|offered| offered == feature);
@@ -352,8 +353,8 @@ impl Router {
         }
     }
 
-    /// Tells one plugin, or one `instance` of it, to finish: its end is no crash then. Says whether
-    /// it has a session.
+    /// Tells one plugin, or one `instance` of it, to finish: its end is no crash then. Where it is
+    /// supervised, new calls of it are held from here on. Says whether it has a session.
     pub fn handle_stop(
         &mut self,
         plugin: &PluginId,
@@ -367,9 +368,15 @@ impl Router {
             drain_ms: u64::try_from(drain.as_millis()).ok(),
         };
         let ports = self.ports_of(plugin, |known| instance.is_none_or(|of| known.number == of));
+        // First, so that no call follows on the word, which would be refused.
+        for port in &ports {
+            self.instance_mut(port).is_ending = true;
+        }
+        self.refresh_plugin(plugin, now, fx);
         for port in &ports {
             self.send_shutdown(port, &shutdown, now, fx);
         }
+        fx.finish();
         !ports.is_empty()
     }
 

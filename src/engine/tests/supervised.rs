@@ -417,6 +417,40 @@ fn a_replacement_that_fails_changes_nothing() {
     assert!(net.router.is_ready(&plugin("ben")));
 }
 
+/// A call on the heels of the word was refused by the plugin, although it was to come back.
+#[test]
+fn a_call_of_a_plugin_that_is_being_stopped_waits_for_what_follows() {
+    let sleep = Presence::Sleeping;
+    let stop =
+        Presence::Down { state: "stopped".into(), reason: "a command".into(), back_at: None };
+    for next in [sleep, stop] {
+        let mut net = Net::new();
+        net.manage("ben");
+        net.join("ann");
+        net.serve("ben", 0);
+        let echo = net.open("ann", RouteKind::Method, "ben.echo");
+        net.send("ann", &[(Kind::REQUEST, echo, 11, X)]);
+        let drain = Duration::from_secs(5);
+        assert!(net.router.handle_stop(&plugin("ben"), None, drain, net.now, &mut net.fx));
+        net.decide();
+        net.send("ann", &[(Kind::REQUEST, echo, 12, X)]);
+        assert_eq!(net.traffic("ben"), [(Kind::REQUEST, 11)], "what came before it still has");
+        net.respond("ben", echo, 11, "ann");
+        net.leave("ben");
+        net.exit(0, "exited with code 0");
+        assert_eq!(net.traffic("ann"), [(Kind::RESPONSE, 11)]);
+        net.set("ben", next.clone());
+        if next == Presence::Sleeping {
+            assert_eq!(net.wanted(), [plugin("ben")]);
+            net.manage("ben");
+            net.serve("ben", 1);
+            assert_eq!(net.traffic("ben"), [(Kind::REQUEST, 12)]);
+        } else {
+            assert!(net.fault("ann").message.contains("stopped"));
+        }
+    }
+}
+
 /// The heir was never told to serve, so that callers waited in vain.
 #[test]
 fn whoever_replaces_one_that_has_died_serves_in_its_place() {
