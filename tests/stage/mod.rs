@@ -31,13 +31,14 @@ pub struct Part {
     id: String,
     lines: String,
     needs: Vec<String>,
+    files: Vec<String>,
 }
 
 impl Part {
     /// A plugin that this command starts, in the directory that all plugins of the test share.
     pub fn new(id: &str, command: &[&str]) -> Self {
         let lines = format!("manifest = 1\nid = {id:?}\nrun.command = {command:?}\n");
-        Self { id: id.to_owned(), lines, needs: Vec::new() }
+        Self { id: id.to_owned(), lines, needs: Vec::new(), files: Vec::new() }
     }
 
     /// One of the zoo, with arguments.
@@ -56,6 +57,12 @@ impl Part {
     /// It starts after this one.
     pub fn needs(mut self, plugin: &str) -> Self {
         self.needs.push(plugin.to_owned());
+        self
+    }
+
+    /// An empty file that is there before it starts.
+    pub fn file(mut self, name: &str) -> Self {
+        self.files.push(name.to_owned());
         self
     }
 }
@@ -102,6 +109,9 @@ impl Stage {
             herd.value(),
         );
         for part in parts {
+            for file in &part.files {
+                fs::write(place.path().join("plugins").join(file), "").unwrap();
+            }
             let text = part.lines + &environment;
             let path = place.path().join("plugins/plugin.toml");
             let manifest = Manifest::parse(&text, &path).unwrap();
@@ -153,9 +163,16 @@ impl Stage {
 
     /// The states of the first process of a plugin, in the order in which it had them.
     pub fn path(&self, plugin: &str) -> Vec<State> {
+        self.path_of(plugin, 0)
+    }
+
+    /// The same of another of its processes.
+    pub fn path_of(&self, plugin: &str, wanted: u32) -> Vec<State> {
         let seen = self.journal(plugin);
         let states = seen.iter().filter_map(|seen| match seen.event {
-            PluginEvent::Changed { instance: 0, from, to, .. } if from != to => Some(to),
+            PluginEvent::Changed { instance, from, to, .. } if instance == wanted && from != to => {
+                Some(to)
+            }
             _ => None,
         });
         states.collect()
@@ -173,7 +190,13 @@ impl Stage {
 
     /// What people see of the first process of a plugin.
     pub fn report(&self, plugin: &str) -> Value {
-        serde_json::to_value(&self.plugins.explain(plugin)[0].plugin).unwrap()
+        self.reports(plugin).remove(0)
+    }
+
+    /// What people see of all its processes.
+    pub fn reports(&self, plugin: &str) -> Vec<Value> {
+        let explanations = self.plugins.explain(plugin).into_iter();
+        explanations.map(|it| serde_json::to_value(it.plugin).unwrap()).collect()
     }
 
     /// Waits until every message that the broker took has had its end; each of them one.
@@ -199,10 +222,12 @@ impl Stage {
     pub async fn end(self) {
         let Self { broker, plugins, client, herd, place, .. } = self;
         client.close().await;
+        // What is not found afterwards could be found before. Those that retire are not shown.
+        assert!(herd.guardians().len() >= plugins.running().len());
         plugins.stop().await;
         broker.shutdown().await;
         assert_eq!(herd.left(), Vec::<i32>::new(), "processes are left");
-        assert_eq!(children(), Vec::<String>::new(), "guardians are left");
+        assert_eq!(herd.guardians(), Vec::<i32>::new(), "guardians are left");
         let left: Vec<_> = fs::read_dir(place.path().join("broker")).unwrap().collect();
         assert!(left.is_empty(), "files are left: {left:?}");
     }
@@ -211,19 +236,6 @@ impl Stage {
 #[expect(clippy::disallowed_methods, reason = "a test says when it saw something")]
 pub fn now() -> Instant {
     Instant::now()
-}
-
-/// Processes that this one has started and not waited for.
-fn children() -> Vec<String> {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    let lists = threads.filter_map(|thread| {
-        // A thread may end while it is looked at.
-        fs::read_to_string(thread.ok()?.path().join("children")).ok()
-    });
-    lists
-        .flat_map(|list| list.split(' ').map(str::to_owned).collect::<Vec<_>>())
-        .filter(|pid| !pid.is_empty())
-        .collect()
 }
 
 fn id_of(event: &PluginEvent) -> &str {

@@ -49,7 +49,16 @@ impl Herd {
 
     /// Those that are there. Zombies are not: they show no environment.
     pub fn left(&self) -> Vec<i32> {
-        let variable = format!("{}={}", Self::VARIABLE, self.0);
+        self.with("")
+    }
+
+    /// Their guardians, which have the variables of their plugins behind a mark.
+    pub fn guardians(&self) -> Vec<i32> {
+        self.with("+")
+    }
+
+    fn with(&self, mark: &str) -> Vec<i32> {
+        let variable = format!("{mark}{}={}", Self::VARIABLE, self.0);
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let entry = entry.unwrap();
             let environment = fs::read(entry.path().join("environ")).ok()?;

@@ -145,6 +145,7 @@ const TESTS: &[&str] = &[
     "tests/fault_matrix",
     "tests/fuzz_smoke",
     "tests/healing",
+    "tests/lifecycles",
     "tests/limits",
     "tests/notes",
     "tests/orphans",
