@@ -35,25 +35,23 @@ impl Router {
         for (class, tally) in self.tallies() {
             assert!(tally.is_balanced(), "P1 does not hold for {class}: {tally:?}");
         }
-        let mut live: BTreeMap<(PluginId, Resource), u64> = BTreeMap::new();
-        let mut count = |plugin: &PluginId, resource: Resource, amount: u64| {
-            *live.entry((plugin.clone(), resource)).or_default() += amount;
-        };
+        // The router knows few plugins and many objects, so each object is one look-up.
+        let mut live: BTreeMap<&PluginId, [u64; Resource::ALL.len()]> = BTreeMap::new();
         let mut held: BTreeMap<RouteId, u32> = BTreeMap::new();
         for port in self.ports() {
-            let plugin = &port.plugin;
+            let used = live.entry(&port.plugin).or_default();
+            let mut count = |resource: Resource, amount| used[resource as usize] += amount;
             let instance = self.instance(port);
             if instance.registered {
-                let size = registration::total(&instance.serves);
-                count(plugin, Resource::RegistrationBytes, size);
+                count(Resource::RegistrationBytes, registration::total(&instance.serves));
             }
-            count(plugin, Resource::Sessions, 1);
+            count(Resource::Sessions, 1);
             for (resource, bytes) in port.outbox.lock().counted_bytes() {
-                count(plugin, resource, bytes);
+                count(resource, bytes);
             }
             let calls = port.calls.lock();
-            count(plugin, Resource::Requests, calls.len() as u64);
-            count(plugin, Resource::RequestBytes, calls.bytes());
+            count(Resource::Requests, calls.len() as u64);
+            count(Resource::RequestBytes, calls.bytes());
             for (_, call) in calls.iter() {
                 let is_suspended = matches!(call.phase, Phase::Held | Phase::Waiting);
                 assert_eq!(call.callee.is_none(), is_suspended, "a call has a callee or waits");
@@ -67,6 +65,9 @@ impl Router {
                 *held.entry(call.route.number).or_default() += u32::from(call.phase == Phase::Held);
             }
         }
+        let mut count = |plugin, resource: Resource, amount: u64| {
+            live.entry(plugin).or_default()[resource as usize] += amount;
+        };
         for session in sessions.into_iter().flatten() {
             count(&session.port().plugin, Resource::ChunkBytes, session.assembled_bytes());
         }
@@ -108,22 +109,21 @@ impl Router {
             count(subscription.plugin(), Resource::Subscriptions, 1);
         }
         for account in self.ledger.accounts() {
+            let counted = live.remove(account.plugin()).unwrap_or_default();
             for resource in Resource::ALL {
                 if resource == Resource::ChunkBytes && !knows_sessions {
                     continue;
                 }
-                let counted =
-                    live.remove(&(account.plugin().clone(), resource)).unwrap_or_default();
                 assert_eq!(
                     account.used(resource),
-                    counted,
+                    counted[resource as usize],
                     "the ledger differs from the live objects: {} of {}",
                     resource.name(),
                     account.plugin()
                 );
             }
         }
-        live.retain(|_, amount| *amount > 0);
+        live.retain(|_, used| used.iter().any(|&amount| amount > 0));
         assert!(live.is_empty(), "live objects without an account: {live:?}");
     }
 
