@@ -280,8 +280,15 @@ pub const ERRAND_OUTPUT_MAX: usize = 64 << 10;
 /// How long a tool may take to say its version. Some are started by slow scripts.
 pub const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the packages of a plugin may take to be installed. Some are large, some are compiled.
-pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long it may take to prepare a plugin's start, by default: to ask its tools for their
+/// versions, and to install its packages, of which some are large and some are compiled.
+pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// How often a plugin that is being prepared says so, if its time to start does not ask for more.
+pub const PREPARE_BEAT: Duration = Duration::from_secs(1);
+
+/// The most that a short time to start can ask for.
+pub const PREPARE_BEAT_MIN: Duration = Duration::from_millis(1);
 
 /// Versions of tools that are remembered.
 pub const TOOLS_REMEMBERED_MAX: usize = 256;

@@ -290,6 +290,53 @@ fn one_that_never_says_hello_is_killed_when_its_time_is_over() {
     place.run(&["why", "mute"]).expect(0, &["not ready in time"]);
 }
 
+/// A tool that says its version when somebody has opened the gate.
+const GATED_TOOL: &str = "#!/bin/sh\nread word < \"$GATE\"\necho gated-tool 1.2.3\n";
+
+/// `up` in a place with the tool.
+fn start_with_tool(place: &Place) -> command::Serving {
+    let gate = place.path().join("gate");
+    rustix::fs::mknodat(rustix::fs::CWD, &gate, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let path = format!("{}:{}", place.path().join("bin").display(), std::env::var("PATH").unwrap());
+    let mut command = place.command(&["up", "--json"]);
+    command::Serving::start(command.env("PATH", path).env("GATE", gate))
+}
+
+#[test]
+fn what_has_to_be_prepared_does_not_count_against_the_time_to_start() {
+    let mute = zoo::file("never_hello.py");
+    let quick =
+        "lifecycle = { start_timeout = \"300ms\", backoff = { first = \"10ms\", max = \"10ms\" } }";
+    let gated = "lifecycle.start_timeout = \"2s\"\nrequires.tools = [\"gated-tool >= 1\"]";
+    let plugins = [("mute", mute.to_str().unwrap(), quick), ("worker", "worker.py", gated)];
+    let text = configuration(&plugins);
+    let files = [("plugbus.toml", &*text), ("worker.py", WORKER), ("bin/gated-tool", GATED_TOOL)];
+    let place = Place::with(&files);
+    let mut serving = start_with_tool(&place);
+    // So many times 300 ms are more than 2 s.
+    for _ in 0..8 {
+        serving.wait_for_change("mute", "stopping", "backing-off");
+        place.run(&["start", "mute", "--no-wait"]).expect(0, &[]);
+    }
+    fs::write(place.path().join("gate"), "open\n").unwrap();
+    serving.wait_for_state("worker", "ready");
+    let why = why(&place, "worker");
+    let went: Vec<_> = rows(&why).iter().map(|row| row[1].clone()).collect();
+    assert_eq!(went, ["starting", "ready"], "{why}");
+}
+
+#[test]
+fn preparing_has_a_bound_of_its_own() {
+    let gated = "lifecycle.prepare_timeout = \"100ms\"\nrequires.tools = [\"gated-tool >= 1\"]";
+    let text = configuration(&[("worker", "worker.py", gated)]);
+    let files = [("plugbus.toml", &*text), ("worker.py", WORKER), ("bin/gated-tool", GATED_TOOL)];
+    let place = Place::with(&files);
+    let mut serving = start_with_tool(&place);
+    let change = serving.wait_for_state("worker", "backing-off");
+    let cause = change["cause"].as_str().unwrap();
+    assert!(cause.contains("not prepared within 100ms (prepare_timeout)"), "{cause}");
+}
+
 #[test]
 fn one_that_uses_too_much_memory_or_descriptors_is_told_of_and_killed() {
     let limits = r#"lifecycle = { health = { interval = "50ms", fds = { alert = 40 },

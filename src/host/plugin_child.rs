@@ -7,6 +7,7 @@
 //! An incarnation owes the group one `exited`, after everything of it is gone.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ use super::exit::Exit as ProcessExit;
 use super::output::Stream;
 use super::plugins::{Observer, PluginEvent};
 use super::process::Process;
-use super::recipe::RecipeCell;
+use super::recipe::{Recipe, RecipeCell};
 use super::roster::{Alive, Entry, Roster};
+use super::spec::PluginSpec;
 use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::Exit;
 use crate::engine::{Attachment, PluginExit, RegistrationDifference};
@@ -127,14 +129,8 @@ impl Life {
     /// Gives how it ended; the error is an end before there was a process.
     async fn run(&self, orders: &mut mpsc::Receiver<Order>) -> Result<Exit, Exit> {
         let Plugin { id, seat, recipe, broker, board, roster, observe } = &*self.plugin;
+        let spec = self.prepare(&recipe.get(), orders).await?;
         let began = clock::instant();
-        let chosen = recipe.get();
-        let spec = tokio::select! {
-            prepared = chosen.prepare(seat.1) => prepared.map_err(|why| {
-                Exit::StartFailed { permanent: true, why: why.into() }
-            })?,
-            _ = orders.recv() => return Ok(Exit::Stopped),
-        };
         let complaint = Arc::default();
         let (process, socket) =
             Process::start(&spec, self.sink(&complaint)).await.map_err(|error| {
@@ -171,6 +167,47 @@ impl Life {
             exit if was_ready || expected => ending(exit),
             exit => early(exit, &complaint.lock()),
         })
+    }
+
+    /// What is to be started. Its time to get ready has not begun while this lasts, which has a
+    /// bound of its own.
+    async fn prepare(
+        &self,
+        recipe: &Recipe,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Result<PluginSpec, Exit> {
+        let lifecycle = recipe.lifecycle();
+        let within = lifecycle.prepare_timeout;
+        let beat =
+            (lifecycle.start_timeout / 3).clamp(limit::PREPARE_BEAT_MIN, limit::PREPARE_BEAT);
+        let mut is_late = pin!(tokio::time::sleep(within));
+        let mut preparing = pin!(recipe.prepare(self.plugin.seat.1));
+        let began = clock::instant();
+        loop {
+            let prepared = tokio::select! {
+                prepared = &mut preparing => prepared,
+                _ = orders.recv() => return Err(Exit::Stopped),
+                () = &mut is_late => Err(String::new()),
+                () = tokio::time::sleep(beat) => {
+                    self.reports.active();
+                    continue;
+                }
+            };
+            self.reports.active();
+            return match prepared {
+                Ok(spec) => Ok(spec),
+                // Who installs for it is stopped by the same bound, and may be the first to say so.
+                Err(why) if began.elapsed() >= within => {
+                    let mut text =
+                        format!("it was not prepared within {within:?} (prepare_timeout)");
+                    if !why.is_empty() {
+                        text += &format!(": {why}");
+                    }
+                    Err(Exit::StartFailed { permanent: false, why: text.into() })
+                }
+                Err(why) => Err(Exit::StartFailed { permanent: true, why: why.into() }),
+            };
+        }
     }
 
     /// From its start to its end; says whether it ever was ready, and whether it was asked to end.

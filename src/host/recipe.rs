@@ -199,3 +199,63 @@ impl fmt::Debug for Recipe {
         f.debug_struct("Recipe").field("lifecycle", &self.lifecycle).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::supervise::{Delays, GroupFlags};
+
+    /// What holds for a plugin that says nothing of it is in three places: the manifest, the engine
+    /// and the page.
+    #[test]
+    fn the_defaults_are_the_same_everywhere() {
+        let manifest = Manifest::new(PluginId::parse("test").unwrap(), "/nowhere/plugin.toml");
+        let parts = (Arc::default(), Arc::new(Environments::of_user()));
+        let recipe = Recipe::of_manifest(manifest, parts.0, parts.1, Vec::new());
+        let (said, known) = (recipe.child_spec("test"), ChildSpec::plugin("test"));
+        let ChildSpec { shutdown, retire, start_timeout, backoff, .. } = &said;
+        assert_eq!(
+            (*shutdown, *retire, *start_timeout, backoff),
+            (known.shutdown, known.retire, known.start_timeout, &known.backoff),
+        );
+        let intensity = said.intensity.unwrap();
+        assert_eq!(intensity, GroupFlags::plugins().intensity);
+
+        let page = include_str!("../../docs/supervision.md");
+        let seconds = |time: Duration| time.as_secs();
+        let Delays::List(delays) = &backoff.delays else { panic!("a list") };
+        let delays: Vec<_> = delays.iter().map(|delay| delay.as_secs().to_string()).collect();
+        let lifecycle = recipe.lifecycle();
+        let rows = [
+            format!(
+                "| intensity | {} restarts of one child in {} s |",
+                intensity.restarts_max,
+                seconds(intensity.window),
+            ),
+            format!("| delays | none, {}, ", delays.join(", ")),
+            format!(", ± {} % |", backoff.jitter_percent),
+            format!("| stable after | {} s |", seconds(backoff.stable_after)),
+            format!("| disabled by | the {}th restart", lifecycle.backoff.disable_after + 1),
+            format!(
+                "| quarantine | {} s, doubling to {} min |",
+                seconds(backoff.open),
+                seconds(backoff.open_max) / 60,
+            ),
+            format!(
+                "| start timeout | {} s, after what has to be prepared, which may take {} min |",
+                seconds(start_timeout.unwrap()),
+                seconds(lifecycle.prepare_timeout) / 60,
+            ),
+            format!(
+                "| stop | {} s, then killed: {} s after the notice, {} s after the signal |",
+                seconds(lifecycle.stop_grace + limit::STOP_SIGNAL_TIMEOUT),
+                seconds(lifecycle.stop_grace),
+                seconds(limit::STOP_SIGNAL_TIMEOUT),
+            ),
+            format!("wait for up to its `hold` ({} s)", seconds(lifecycle.hold)),
+        ];
+        for row in rows {
+            assert!(page.contains(&row), "docs/supervision.md does not say {row:?}");
+        }
+    }
+}

@@ -104,7 +104,8 @@ impl Reports {
         self.report(Report::Busy(is_busy));
     }
 
-    /// It did something; it does not go to sleep yet.
+    /// It did something; it does not go to sleep yet. Before it is ready: it is being prepared,
+    /// and its time to start begins now.
     pub fn active(&self) {
         self.report(Report::Active);
     }

@@ -189,12 +189,13 @@ impl ChildSpec {
     }
 
     /// A plugin process: delays between restarts, 7 s to stop (5 s after the notice, 2 s after the
-    /// signal), 35 s to finish its calls when it was replaced, 10 s to start, and governed.
+    /// signal), 35 s to finish its calls when it was replaced, 30 s to start, and governed.
     #[must_use]
     pub fn plugin(id: &str) -> Self {
         Self {
             shutdown: Shutdown::Within(Duration::from_secs(7)),
             retire: Shutdown::Within(limit::RETIRE_TIMEOUT + limit::STOP_SIGNAL_TIMEOUT),
+            start_timeout: Some(limit::START_TIMEOUT),
             backoff: Backoff::plugin(),
             governed: true,
             ..Self::new(id)

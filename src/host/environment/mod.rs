@@ -23,6 +23,7 @@ use super::requirements::{self, ToolError};
 use super::runtime::{RuntimeError, Runtimes};
 use super::spec::PluginSpec;
 use crate::id::PluginId;
+use crate::net::clock;
 
 /// Where environments are kept, and whether they may be fetched for.
 #[derive(Clone, Debug)]
@@ -167,8 +168,9 @@ impl Environments {
         let search = search.or_else(|| std::env::var_os("PATH"));
         let python = program::find(program, search.as_deref())
             .map_err(|source| PrepareError::NoPython { id: id(), source })?;
-        let work =
-            Work { id: &manifest.id, packages: &packages, python: &python, environments: self };
+        let until = clock::instant() + manifest.lifecycle.prepare_timeout;
+        let (id, environments) = (&manifest.id, self);
+        let work = Work { id, packages: &packages, python: &python, environments, until };
         let directory = work.provide(search.as_deref())?;
         Ok(inside(spec, &directory, search))
     }

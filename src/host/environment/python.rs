@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 use xxhash_rust::xxh64::xxh64;
@@ -20,7 +21,7 @@ use crate::host::errand::{self, Outcome};
 use crate::host::manifest::{Manifest, ManifestError, read_text};
 use crate::host::program;
 use crate::id::PluginId;
-use crate::limit;
+use crate::net::clock;
 
 /// What has to be installed.
 #[derive(Debug)]
@@ -77,6 +78,8 @@ pub(super) struct Work<'a> {
     /// The interpreter.
     pub(super) python: &'a Path,
     pub(super) environments: &'a Environments,
+    /// When it has taken too long.
+    pub(super) until: Instant,
 }
 
 impl Work<'_> {
@@ -181,7 +184,7 @@ impl Work<'_> {
             said: last_lines(said),
             is_offline: self.environments.is_offline,
         };
-        match errand::run(command, limit::INSTALL_TIMEOUT) {
+        match errand::run(command, self.until.saturating_duration_since(clock::instant())) {
             Ok(outcome) if outcome.timed_out => Err(failed("took too long", &outcome.said)),
             Ok(outcome) if !outcome.success => Err(failed("failed", &outcome.said)),
             Ok(outcome) => Ok(outcome),

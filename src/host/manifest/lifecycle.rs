@@ -27,9 +27,13 @@ pub struct Lifecycle {
     /// From the notice that it shall end to SIGTERM.
     #[schemars(with = "Time", extend("default" = "5s"))]
     pub stop_grace: Duration,
-    /// From its start to *ready*.
+    /// From its start, when it has been prepared, to *ready*.
     #[schemars(with = "Time", extend("default" = "30s"))]
     pub start_timeout: Duration,
+    /// How long it may take to prepare its start: to ask its tools for their versions and to
+    /// install its packages.
+    #[schemars(with = "Time", extend("default" = "15m"))]
+    pub prepare_timeout: Duration,
     /// Whether the application cannot do without it.
     pub critical: bool,
     /// How long new calls wait for it while it starts again. 0 refuses them at once.
@@ -53,6 +57,7 @@ impl Default for Lifecycle {
             idle_sleep: None,
             stop_grace: limit::STOP_NOTICE_TIMEOUT,
             start_timeout: limit::START_TIMEOUT,
+            prepare_timeout: limit::PREPARE_TIMEOUT,
             critical: false,
             hold: limit::RESTART_HOLD,
             backoff: Backoff::default(),
@@ -155,6 +160,7 @@ impl Lifecycle {
                 "idle_sleep" => self.idle_sleep = Some(Duration::read(entry)?),
                 "stop_grace" => self.stop_grace = read_time_with_zero(entry)?,
                 "start_timeout" => self.start_timeout = Duration::read(entry)?,
+                "prepare_timeout" => self.prepare_timeout = Duration::read(entry)?,
                 "critical" => self.critical = entry.boolean()?,
                 "hold" => self.hold = read_time_with_zero(entry)?,
                 "backoff" => self.backoff.read(entry, &inner())?,
@@ -167,12 +173,13 @@ impl Lifecycle {
         Ok(())
     }
 
-    pub(super) const KEYS: [&str; 11] = [
+    pub(super) const KEYS: [&str; 12] = [
         "restart",
         "lazy",
         "idle_sleep",
         "stop_grace",
         "start_timeout",
+        "prepare_timeout",
         "critical",
         "hold",
         "backoff",

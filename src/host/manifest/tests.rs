@@ -38,6 +38,7 @@ fn every_key_of_a_complete_manifest_is_read() {
         idle_sleep: Some(Duration::from_secs(300)),
         stop_grace: Duration::from_secs(3),
         start_timeout: Duration::from_millis(2_500),
+        prepare_timeout: Duration::from_secs(120),
         critical: true,
         hold: Duration::ZERO,
         backoff: Backoff {
@@ -510,6 +511,7 @@ const COMPLETE: &str = r#"
     idle_sleep = "5m"
     stop_grace = "3s"
     start_timeout = "2.5s"
+    prepare_timeout = "2m"
     critical = true
     hold = "0s"
     intensity = { restarts = 3, within = "10s" }

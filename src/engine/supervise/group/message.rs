@@ -105,7 +105,8 @@ pub enum Report {
     Ready,
     /// Whether it has its hands full.
     Busy(bool),
-    /// It did something; it does not go to sleep yet.
+    /// It did something; it does not go to sleep yet. Before it is ready: it is being prepared,
+    /// and its time to start begins now.
     Active,
     /// Its health is so bad that it has to be killed; says why.
     Hung(Arc<str>),

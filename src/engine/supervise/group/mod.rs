@@ -131,7 +131,7 @@ impl Group {
         match report {
             Report::Ready => self.serve(index, generation, governor),
             Report::Busy(is_busy) => self.load(index, generation, is_busy),
-            Report::Active => self.children[index].active_at = self.now,
+            Report::Active => self.note_activity(index, generation),
             Report::Hung(why) => self.condemn(index, generation, Exit::Hang(why), governor),
             Report::Violated(how) => {
                 self.condemn(index, generation, Exit::Violation(how), governor);

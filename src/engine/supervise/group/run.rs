@@ -80,6 +80,20 @@ impl Group {
         self.settle_load(index);
     }
 
+    /// An incarnation that starts is being prepared, and its time to get ready begins again. One
+    /// that serves does not go to sleep yet.
+    pub(super) fn note_activity(&mut self, index: usize, generation: u64) {
+        let now = self.now;
+        let child = &mut self.children[index];
+        let timeout = child.spec.start_timeout;
+        let one = incarnation(child, generation);
+        if let Life::Starting { deadline } = &mut one.phase {
+            *deadline = timeout.map(|timeout| now.saturating_add(timeout));
+        } else {
+            child.active_at = now;
+        }
+    }
+
     /// Makes the state say what the serving incarnation says.
     pub(super) fn settle_load(&mut self, index: usize) {
         let child = &self.children[index];

@@ -645,7 +645,7 @@ fn a_successor_that_fails_leaves_the_old_one_serving() {
     // One that is never ready is killed, and the old one serves on.
     driver.command(Command::Replace("p".into())).unwrap();
     driver.log.clear();
-    driver.wait(10_000);
+    driver.wait(30_000);
     driver.expect(&["kill p"]);
     assert_eq!(driver.state("p"), State::Replacing);
     driver.report_of("p", old + 2, Report::Exited(Exit::Signal { number: 9, core: false }));
@@ -992,4 +992,24 @@ fn in_state(state: State) -> Driver {
     }
     assert_eq!(driver.state("p"), state);
     driver
+}
+
+/// What has to be prepared for a start takes its own time.
+#[test]
+fn the_time_to_start_begins_when_it_has_been_prepared() {
+    let mut driver = Driver::new(GroupFlags::plugins(), vec![plugin("p")]);
+    for _ in 0..100 {
+        driver.wait(29_000);
+        driver.report("p", Report::Active);
+    }
+    assert_eq!(driver.state("p"), State::Starting);
+    driver.log.clear();
+    driver.wait(29_999);
+    driver.expect(&[]);
+    driver.wait(1);
+    driver.expect(&["kill p"]);
+    // One that is being killed gets no more of it.
+    driver.report("p", Report::Active);
+    driver.wait(5_000);
+    assert!(driver.has_unkillable());
 }
