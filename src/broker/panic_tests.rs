@@ -166,6 +166,21 @@ fn a_switch_that_failed_can_be_tried_again() {
     }
 }
 
+/// Traffic is no mail: it runs in the task of its session.
+#[test]
+fn a_session_that_fails_ends_alone_and_its_id_is_free() {
+    with_broker(async |scene| {
+        let fuse = scene.light("Session", false);
+        let failed = scene.join("late").await;
+        assert!(matches!(failed, Err(BrokerError::Refused(_))), "{failed:?}");
+        assert!(fuse.is_burnt());
+        assert_eq!(echo(&scene.caller).await, Ok(7), "the others go on");
+        scene.broker.wait_gone(&PluginId::parse("late").unwrap()).await.unwrap();
+        let late = scene.join("late").await.unwrap();
+        assert_eq!(echo(&late).await, Ok(7));
+    });
+}
+
 /// A handler that is added has to fail here as well.
 #[test]
 fn no_handler_is_left_out() {

@@ -20,7 +20,7 @@ use crate::id::SessionId;
 use crate::limit::{self, Limits};
 use crate::net::socket::Socket;
 use crate::net::traffic::{self, Changes};
-use crate::supervise::{MailError, Supervised};
+use crate::supervise::{MailError, Supervised, fuse};
 
 /// One connection, from accept to its end.
 pub(super) struct Session {
@@ -137,6 +137,7 @@ async fn run(
         Err(Refused { fault: None, reason }) => return reason,
     };
     slot.set(Arc::clone(&port)).expect("a session is let in once");
+    fuse::enter("Session");
     let mut session = engine::Session::new(&port);
     let write = traffic::write(&stream, &port, &wake, &shared);
     let read = traffic::read(&stream, &mut session, input, &shared);
