@@ -5,7 +5,7 @@
 mod command;
 
 use command::Place;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Lives on when its connection is gone.
 const UNDEAD: &str = r#"
@@ -52,4 +52,23 @@ fn a_process_that_goes_on_without_its_session_is_restarted() {
     assert_eq!(plugin["restarts"], 1);
     let exit = plugin["last_exit"].as_str().unwrap();
     assert!(exit.contains("its session ended"), "{exit}");
+}
+
+#[test]
+fn an_application_is_not_ready_while_a_critical_plugin_does_not_serve() {
+    let config = |critical| {
+        format!("[plugins.broken]\ncommand = [\"false\"]\nlifecycle.critical = {critical}\n")
+    };
+    for (critical, code) in [(false, 0), (true, 7)] {
+        let place = Place::with(&[("plugbus.toml", &config(critical))]);
+        let _serving = place.serve(&["up"]);
+        let status = place.run(&["status"]);
+        status.expect(code, &["broken"]);
+        assert_eq!(status.error.contains("not ready"), critical, "{status:?}");
+        let status = place.run(&["status", "--json"]);
+        status.expect(code, &[]);
+        let status: Value = serde_json::from_str(&status.out).unwrap();
+        let unready = if critical { json!(["broken"]) } else { json!([]) };
+        assert_eq!(status["unready"], unready);
+    }
 }

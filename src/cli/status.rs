@@ -7,31 +7,43 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Context;
-use super::client::{connect, failure};
+use super::client::{connect, failure as refused};
 use super::control::ask;
-use super::failure::Result;
+use super::failure::{self, Failure, Result};
 use super::list::{PluginRow, not_understood};
 use super::show::plain;
 use super::terminal::{BOLD, DIM, Terminal, YELLOW};
 use crate::host::PluginReport;
 
-/// Shows what the broker has done, what it holds, and for whom.
+/// Shows what the broker has done, what it holds, and for whom. Exits with 7 while a critical
+/// plugin does not serve.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {}
 
 pub(super) async fn run(context: &Context, StatusArgs {}: StatusArgs) -> Result<()> {
     let client = connect(context).await?;
-    let mut answer = client.query("status", None).await.map_err(failure)?;
+    let mut answer = client.query("status", None).await.map_err(refused)?;
     // A broker that an application embeds may have no such participant.
     match ask(&client, "plugins", &json!({})).await {
-        Ok(mut supervised) => answer["supervised"] = supervised["plugins"].take(),
-        Err(failure) if failure.status == super::failure::Status::NotFound => (),
+        Ok(mut supervised) => {
+            answer["supervised"] = supervised["plugins"].take();
+            answer["unready"] = supervised["unready"].take();
+        }
+        Err(failure) if failure.status == failure::Status::NotFound => (),
         Err(failure) => return Err(failure),
     }
-    if context.terminal.json {
-        return context.terminal.json(&answer);
+    let status = Status::deserialize(&answer).map_err(not_understood)?;
+    match context.terminal.json {
+        true => context.terminal.json(&answer)?,
+        false => print(context.terminal, &status)?,
     }
-    print(context.terminal, &Status::deserialize(&answer).map_err(not_understood)?)
+    match status.unready.as_deref() {
+        None | Some([]) => Ok(()),
+        Some(ids) => {
+            let message = format!("not ready: critical plugins do not serve: {}", ids.join(", "));
+            Err(Failure::new(failure::Status::Died, message))
+        }
+    }
 }
 
 fn print(terminal: Terminal, status: &Status) -> Result<()> {
@@ -141,6 +153,8 @@ struct Status {
     plugins: Vec<PluginRow>,
     #[serde(default)]
     supervised: Vec<PluginReport>,
+    /// Critical plugins that do not serve, where somebody supervises plugins.
+    unready: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,99 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::exit::Exit;
 use super::logs::time_now;
+use super::report::{Explanation, Load, PluginReport, TimelineRow};
 use crate::engine::supervise::{Cause, Changed, State};
 use crate::limit;
 use crate::net::uptime;
-
-/// One process of a plugin, as people see it.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct PluginReport {
-    /// The plugin's id.
-    pub id: String,
-    /// Which of its processes, from 0.
-    pub instance: u32,
-    /// Where it is in its life; `docs/supervision.md` has the states.
-    pub state: String,
-    /// Since when, as RFC 3339 in UTC.
-    pub since: String,
-    /// How long ago that was, in milliseconds.
-    pub since_ms: u64,
-    /// Why it is in this state.
-    pub reason: String,
-    /// Its process, while there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// The number of the process that runs or ran last, from 1.
-    pub generation: u64,
-    /// How often it was started again because it had ended.
-    pub restarts: u64,
-    /// Failures since it last ran stably.
-    pub failures: u32,
-    /// How it last ended by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_exit: Option<String>,
-    /// Milliseconds until it is tried again, where that is decided.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_try_ms: Option<u64>,
-    /// Plugins that it starts after.
-    #[serde(default)]
-    pub needs: Vec<String>,
-    /// Plugins that start after it.
-    #[serde(default)]
-    pub needed_by: Vec<String>,
-    /// The version in its manifest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// What it uses, as of the last look.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<Load>,
-}
-
-/// What a process uses.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Load {
-    /// Resident memory in bytes.
-    pub memory: u64,
-    /// Share of one processor since the look before, in percent.
-    pub cpu_percent: f64,
-    /// Open descriptors.
-    pub descriptors: u64,
-    /// Messages that the broker has handed to it, of all kinds.
-    #[serde(default)]
-    pub messages: u64,
-}
-
-/// One change of a child's state.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct TimelineRow {
-    /// When, as RFC 3339 in UTC.
-    pub time: String,
-    /// The state before.
-    pub from: String,
-    /// The state after.
-    pub to: String,
-    /// Why.
-    pub cause: String,
-}
-
-/// All that one screen needs to say why a plugin is as it is.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Explanation {
-    /// What it is like now.
-    pub plugin: PluginReport,
-    /// Its last changes, the oldest first.
-    pub timeline: Vec<TimelineRow>,
-    /// The last lines that it printed to standard error.
-    pub stderr: Vec<String>,
-    /// What to do next: a complete command, if there is one that helps.
-    pub next_command: Option<String>,
-}
 
 /// One child of the plugins' group: a plugin's id and the number of one of its processes.
 pub(crate) type Seat = (String, u32);
@@ -128,6 +42,7 @@ struct Row {
     next_at: Option<Duration>,
     needs: Vec<String>,
     version: Option<String>,
+    critical: bool,
     timeline: VecDeque<TimelineRow>,
     stderr: VecDeque<String>,
 }
@@ -140,7 +55,13 @@ struct ProcessRow {
 
 impl Board {
     /// Makes a place for a child, or says anew what its manifest says.
-    pub(crate) fn seat(&self, seat: Seat, needs: Vec<String>, version: Option<String>) {
+    pub(crate) fn seat(
+        &self,
+        seat: Seat,
+        needs: Vec<String>,
+        version: Option<String>,
+        critical: bool,
+    ) {
         let mut seats = self.seats.lock();
         let row = seats.entry(seat).or_insert_with(|| Row {
             state: State::Stopped,
@@ -156,11 +77,13 @@ impl Board {
             next_at: None,
             needs: Vec::new(),
             version: None,
+            critical: false,
             timeline: VecDeque::new(),
             stderr: VecDeque::new(),
         });
         row.needs = needs;
         row.version = version;
+        row.critical = critical;
     }
 
     /// Takes note of what its group decided.
@@ -324,6 +247,7 @@ fn report(seats: &BTreeMap<Seat, Row>, (id, instance): &Seat, row: &Row) -> Plug
         needs: row.needs.clone(),
         needed_by,
         version: row.version.clone(),
+        critical: row.critical,
         load: row.process().and_then(|process| process.load),
     }
 }
@@ -451,7 +375,7 @@ mod tests {
 
     fn seated(board: &Board, instance: u32) -> Seat {
         let seat = ("weather".to_owned(), instance);
-        board.seat(seat.clone(), Vec::new(), None);
+        board.seat(seat.clone(), Vec::new(), None, false);
         seat
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::plugins::{CommandError, Ordered, Plugins, StartError};
+use super::report::unready;
 use super::resident::Resident;
 use crate::broker::{Broker, Call, Reply};
 use crate::engine::supervise::{ChildId, ChildSpec, GroupFlags, Strategy};
@@ -145,7 +146,10 @@ impl Actor {
             })
         };
         let answer = match method {
-            "plugins" => json!({ "plugins": self.plugins.reports() }),
+            "plugins" => {
+                let reports = self.plugins.reports();
+                json!({ "plugins": reports, "unready": unready(&reports) })
+            }
             "why" => {
                 let plugin = plugin()?;
                 let explanations = self.plugins.explain(plugin);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use super::board::Load;
+use super::report::Load;
 
 /// Looks at one process from time to time.
 #[derive(Debug)]

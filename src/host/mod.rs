@@ -36,6 +36,7 @@ mod process;
 mod process_tests;
 mod program;
 mod recipe;
+mod report;
 pub mod requirements;
 mod resident;
 mod roster;
@@ -49,7 +50,6 @@ mod tasks;
 
 pub use crate::sys::guardian::GuardianLevel;
 pub use alert::Alert;
-pub use board::{Explanation, Load, PluginReport, TimelineRow};
 pub use error::SpawnError;
 pub use exit::{Exit, Usage};
 pub use manifest::{Manifest, ManifestError};
@@ -58,6 +58,7 @@ pub use plugins::{CommandError, Ordered, PluginEvent, Plugins, PluginsBuilder, S
 pub use program::ProgramError;
 #[cfg(feature = "cli")]
 pub(crate) use program::find as find_program;
+pub use report::{Explanation, Load, PluginReport, TimelineRow};
 pub use runtime::{RuntimeError, Runtimes};
 pub use spec::{Limit, PluginSpec};
 

@@ -34,7 +34,7 @@ pub struct Lifecycle {
     /// install its packages.
     #[schemars(with = "Time", extend("default" = "15m"))]
     pub prepare_timeout: Duration,
-    /// Whether the application cannot do without it.
+    /// Whether the application cannot do without it: it is not ready while this one does not serve.
     pub critical: bool,
     /// How long new calls wait for it while it starts again. 0 refuses them at once.
     #[schemars(with = "Time", extend("default" = "2s"))]

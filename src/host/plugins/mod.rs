@@ -21,13 +21,14 @@ pub use self::command::Ordered;
 pub use self::error::{CommandError, StartError};
 pub(crate) use self::event::Observer;
 pub use self::event::PluginEvent;
-use super::board::{Board, Explanation, PluginReport, Seat, cause_text};
+use super::board::{Board, Seat, cause_text};
 use super::courier::Courier;
 use super::environment::Environments;
 use super::error::SpawnError;
 use super::exit::Exit;
 use super::plugin_child::{Plugin, PluginChild};
 use super::recipe::{Dress, Recipe, RecipeCell};
+use super::report::{self, Explanation, PluginReport};
 use super::roster::Roster;
 use super::spec::PluginSpec;
 use super::suggest::did_you_mean;
@@ -170,6 +171,13 @@ impl Plugins {
         self.inner.board.reports()
     }
 
+    /// The critical plugins none of whose processes serves. While there are any, the application
+    /// should say that it is not ready; its broker goes on.
+    #[must_use]
+    pub fn unready(&self) -> Vec<String> {
+        report::unready(&self.reports())
+    }
+
     /// Why a plugin is as it is, for each of its processes; empty when there is none of that name.
     #[must_use]
     pub fn explain(&self, plugin: &str) -> Vec<Explanation> {
@@ -286,7 +294,9 @@ fn children(
 /// Makes places for the instances of a plugin, where what happens to them is noted.
 fn seat(board: &Board, id: &PluginId, recipe: &Recipe) {
     for instance in 0..recipe.instances() {
-        board.seat((id.as_str().to_owned(), instance), recipe.needs_text(), recipe.version());
+        let seat = (id.as_str().to_owned(), instance);
+        let critical = recipe.lifecycle().critical;
+        board.seat(seat, recipe.needs_text(), recipe.version(), critical);
     }
 }
 
