@@ -116,7 +116,11 @@ impl HealthWatch {
             let Some(recipe) = self.plugins.recipe(&id) else { continue };
             let settings = &recipe.lifecycle().health;
             let watched = self.watched.entry(key.clone()).or_insert_with(|| Watched {
-                health: Health::new(settings.interval, rules(settings), Broker::now()),
+                health: Health::new(
+                    settings.interval,
+                    rules(settings, recipe.instances()),
+                    Broker::now(),
+                ),
                 probe: LoadProbe::new(alive.pid),
                 messages: 0,
                 asked: 0,
@@ -274,14 +278,16 @@ impl Watched {
     }
 }
 
-/// What a manifest asks to be watched.
-fn rules(settings: &manifest::Health) -> Vec<Rule> {
+/// What a manifest asks to be watched, in each of so many processes.
+fn rules(settings: &manifest::Health, instances: u32) -> Vec<Rule> {
+    // A call reaches any one of several, and nobody is killed for what another one answers.
+    let by_method = if instances > 1 { Verdict::Alert } else { Verdict::Restart };
     let misses = u64::from(settings.misses);
     let mut rules = vec![
         Rule::new(Measure::MissedPings, misses, Verdict::Restart),
         // The first one may have come a moment after its end.
         Rule::new(Measure::MissingSession, 2, Verdict::Restart),
-        Rule::new(Measure::Method, misses, Verdict::Restart),
+        Rule::new(Measure::Method, misses, by_method),
         Rule::new(Measure::Command(0), misses, Verdict::Restart),
     ];
     let mut add = |measure, threshold: Threshold<u64>, lasting| {
@@ -320,5 +326,21 @@ async fn run(command: &[String], dir: Option<PathBuf>, timeout: Duration) -> boo
             false
         }
         Err(_elapsed) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_killed_for_what_another_instance_answers() {
+        for (instances, verdict) in [(1, Verdict::Restart), (2, Verdict::Alert)] {
+            let rules = rules(&manifest::Health::default(), instances);
+            let mut health = Health::new(Duration::from_secs(5), rules, Duration::ZERO);
+            let found = health.handle_tick(Duration::from_secs(5), &[(Measure::Method, 3)]);
+            let verdicts: Vec<_> = found.iter().map(|finding| finding.rule.verdict).collect();
+            assert_eq!(verdicts, [verdict], "{instances} instances");
+        }
     }
 }
