@@ -63,13 +63,15 @@ struct Run {
 fn runs(root: &Path, seeds: u64, seconds: u64) -> Result<Vec<Run>> {
     let mut simulation = process::cargo();
     simulation
-        .args(["test", "--profile", "sim", "--test", "simulation", "--", "--nocapture"])
+        .args(["test", "--profile", "sim", "--no-default-features", "--test", "simulation"])
+        .args(["--", "--nocapture"])
         .env("PLUGBUS_SIM_FIRST", "1")
         .env("PLUGBUS_SIM_SEEDS", seeds.to_string());
     let mut runs = vec![Run {
         command: simulation,
         shown: format!(
-            "PLUGBUS_SIM_SEEDS={seeds} cargo test --profile sim --test simulation -- --nocapture"
+            "PLUGBUS_SIM_SEEDS={seeds} cargo test --profile sim --no-default-features \
+             --test simulation -- --nocapture"
         ),
         seed: format!("1–{seeds}"),
         is_scaled_down: seeds < SEED_COUNT,
