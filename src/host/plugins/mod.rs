@@ -129,10 +129,13 @@ impl Plugins {
     async fn wait_for(&self, wanted: impl Fn(&[ChildStatus]) -> bool) -> Vec<ChildStatus> {
         let mut transitions = self.inner.group.subscribe();
         loop {
+            // The tree starts the group a moment after it has got it. What is seen of its children
+            // counts only if that was before.
+            let has_begun = self.inner.group.phase() != Phase::New;
             let children = self.inner.group.children();
-            // The tree starts the group a moment after it has got it.
-            let has_begun = self.inner.group.phase() != Phase::New || children.is_empty();
-            if has_begun && wanted(&children) || transitions.next().await.is_none() {
+            if (has_begun || children.is_empty()) && wanted(&children)
+                || transitions.next().await.is_none()
+            {
                 return children;
             }
         }
