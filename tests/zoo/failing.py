@@ -72,6 +72,8 @@ def fail():
         os.kill(os.getpid(), signal.SIGKILL)
     elif FAULT == "hang":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # Another thread may have taken it; this one must not answer before it stops as well.
+        threading.Event().wait()
     elif FAULT == "close":
         Failing.lives_on = True
         connection().shutdown(socket.SHUT_RDWR)
