@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::board::{Board, Seat};
 use super::exit::Exit as ProcessExit;
@@ -25,6 +26,7 @@ use super::spec::PluginSpec;
 use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::Exit;
 use crate::engine::{Attachment, PluginExit, RegistrationDifference};
+use crate::error::Fault;
 use crate::id::PluginId;
 use crate::limit;
 use crate::net::clock;
@@ -55,12 +57,49 @@ struct Incarnation {
 }
 
 /// What an incarnation is told. Each at most once or twice in its life.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 enum Order {
-    /// Let this other one serve in its place.
-    SwitchTo(u32),
+    /// Another one serves in its place.
+    Switch(Switch),
     Stop,
     Kill,
+}
+
+/// What the broker was asked for when a successor was ready, and is still to answer.
+#[derive(Debug)]
+struct Switch {
+    compared: Asked<Option<RegistrationDifference>>,
+    switched: Asked<Result<(), Fault>>,
+}
+
+type Asked<T> = oneshot::Receiver<Result<T, BrokerError>>;
+
+impl Switch {
+    /// Asks at once: whoever hears that the successor serves, and calls it, must reach it.
+    fn begin(broker: &Broker, id: &PluginId, successor: u32) -> Self {
+        let (to_compare, to_switch) = (broker.clone(), broker.clone());
+        let (compared, switched) = (id.clone(), id.clone());
+        Self {
+            compared: begin(async move { to_compare.compare(&compared, successor).await }),
+            switched: begin(async move { to_switch.switch(&switched, successor).await }),
+        }
+    }
+}
+
+/// Runs up to the first wait now, and the rest beside.
+fn begin<T: Send + 'static>(
+    question: impl Future<Output = T> + Send + 'static,
+) -> oneshot::Receiver<T> {
+    let (answer, answered) = oneshot::channel();
+    let mut asking = Box::pin(async move {
+        // Nobody waits for it any more if this fails.
+        answer.send(question.await).ok();
+    });
+    let now = asking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    if now.is_pending() {
+        tokio::spawn(asking);
+    }
+    answered
 }
 
 impl PluginChild {
@@ -70,10 +109,10 @@ impl PluginChild {
 
     fn tell(&self, generation: u64, order: Order) {
         if let Some(incarnation) = self.incarnations.get(&generation)
-            && incarnation.orders.try_send(order).is_err()
+            && let Err(late) = incarnation.orders.try_send(order)
         {
             // It has ended; what ended needs no orders.
-            log::debug!("{order:?} came too late for {}", self.plugin.id);
+            log::debug!("{late} for {}", self.plugin.id);
         }
     }
 }
@@ -102,7 +141,8 @@ impl Child for PluginChild {
 
     fn switch(&mut self, from: u64, to: u64) {
         if let Some(successor) = self.incarnations.get(&to) {
-            self.tell(from, Order::SwitchTo(successor.number));
+            let Plugin { id, broker, .. } = &*self.plugin;
+            self.tell(from, Order::Switch(Switch::begin(broker, id, successor.number)));
         }
     }
 }
@@ -227,8 +267,8 @@ impl Life {
                 biased;
                 exit = process.exited() => return (exit, was_ready, false),
                 Some(order) = orders.recv() => match order {
-                    Order::SwitchTo(successor) => {
-                        retires = self.hand_over(successor).await;
+                    Order::Switch(switch) => {
+                        retires = self.hand_over(switch).await;
                     }
                     Order::Stop => {
                         let exit = tokio::select! {
@@ -258,12 +298,16 @@ impl Life {
     }
 
     /// Lets the successor serve. True when this one has nothing more to do than to finish.
-    async fn hand_over(&self, successor: u32) -> bool {
-        let Plugin { id, broker, .. } = &*self.plugin;
-        if let Ok(Some(difference)) = self.ask(broker.compare(id, successor)).await {
+    async fn hand_over(&self, switch: Switch) -> bool {
+        let id = &self.plugin.id;
+        let unanswered = Err(BrokerError::Failed);
+        let compared = async { switch.compared.await.unwrap_or(unanswered) };
+        if let Ok(Some(difference)) = self.ask(compared).await {
             self.show(difference).await;
         }
-        match self.ask(broker.switch(id, successor)).await {
+        let unanswered = Err(BrokerError::Failed);
+        let switched = async { switch.switched.await.unwrap_or(unanswered) };
+        match self.ask(switched).await {
             Ok(Ok(())) => true,
             Ok(Err(fault)) => {
                 log::warn!("plugin {id} could not be replaced: {fault}");
