@@ -288,6 +288,32 @@ async fn instances_share_calls_and_one_that_is_killed_or_replaced_harms_no_other
     stage.end().await;
 }
 
+#[tokio::test]
+async fn whoever_hears_of_a_successor_reaches_it() {
+    const REPLACEMENTS: usize = 10;
+    let stage = start(vec![part("ant")]).await;
+    stage.enters("ant", State::Ready, 1).await;
+    let mut events = stage.client.subscribe("plugbus.lifecycle.ant.ready").await.unwrap();
+    let mut answering = stage.call("ant.pid").await.unwrap();
+    for _ in 0..REPLACEMENTS {
+        stage.plugins.replace_plugin("ant").unwrap();
+        loop {
+            let Some(Received::Event(event)) = events.next().await else {
+                panic!("the events have ended");
+            };
+            let change: Value = event.parse().unwrap();
+            if change["cause"] == "its successor serves" {
+                break;
+            }
+        }
+        let next = stage.call("ant.pid").await.unwrap();
+        assert_ne!(next, answering, "the call went to the process that was replaced");
+        answering = next;
+    }
+    stage.settle().await;
+    stage.end().await;
+}
+
 /// Each number stands there once, but those whose callers were told that it is not known.
 fn check_counted(outcomes: &[Outcome], mut counted: Vec<u64>) {
     let handled = counted.len();
