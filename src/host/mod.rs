@@ -46,6 +46,7 @@ pub(crate) mod sources;
 mod spawner;
 mod spec;
 pub(crate) mod suggest;
+mod switch;
 mod tasks;
 
 pub use crate::sys::guardian::GuardianLevel;

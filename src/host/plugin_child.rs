@@ -9,11 +9,10 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::board::{Board, Seat};
 use super::exit::Exit as ProcessExit;
@@ -23,10 +22,10 @@ use super::process::Process;
 use super::recipe::{Recipe, RecipeCell};
 use super::roster::{Alive, Entry, Roster};
 use super::spec::PluginSpec;
+use super::switch::Switch;
 use crate::broker::{Broker, BrokerError};
 use crate::engine::supervise::Exit;
 use crate::engine::{Attachment, PluginExit, RegistrationDifference};
-use crate::error::Fault;
 use crate::id::PluginId;
 use crate::limit;
 use crate::net::clock;
@@ -63,43 +62,6 @@ enum Order {
     Switch(Switch),
     Stop,
     Kill,
-}
-
-/// What the broker was asked for when a successor was ready, and is still to answer.
-#[derive(Debug)]
-struct Switch {
-    compared: Asked<Option<RegistrationDifference>>,
-    switched: Asked<Result<(), Fault>>,
-}
-
-type Asked<T> = oneshot::Receiver<Result<T, BrokerError>>;
-
-impl Switch {
-    /// Asks at once: whoever hears that the successor serves, and calls it, must reach it.
-    fn begin(broker: &Broker, id: &PluginId, successor: u32) -> Self {
-        let (to_compare, to_switch) = (broker.clone(), broker.clone());
-        let (compared, switched) = (id.clone(), id.clone());
-        Self {
-            compared: begin(async move { to_compare.compare(&compared, successor).await }),
-            switched: begin(async move { to_switch.switch(&switched, successor).await }),
-        }
-    }
-}
-
-/// Runs up to the first wait now, and the rest beside.
-fn begin<T: Send + 'static>(
-    question: impl Future<Output = T> + Send + 'static,
-) -> oneshot::Receiver<T> {
-    let (answer, answered) = oneshot::channel();
-    let mut asking = Box::pin(async move {
-        // Nobody waits for it any more if this fails.
-        answer.send(question.await).ok();
-    });
-    let now = asking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    if now.is_pending() {
-        tokio::spawn(asking);
-    }
-    answered
 }
 
 impl PluginChild {
