@@ -26,7 +26,8 @@ pub struct InstanceInfo {
     pub session: SessionId,
     /// Whether it has registered, and has said that it is ready.
     pub is_ready: bool,
-    /// Whether it has a share of what comes: neither waits for a switch nor was replaced.
+    /// Whether it has a share of what comes: it neither waits for a switch nor was replaced, nor
+    /// does its supervisor stop it.
     pub is_serving: bool,
 }
 
@@ -81,14 +82,15 @@ impl Router {
     /// The live sessions of a plugin, the oldest first.
     #[must_use]
     pub fn instances(&self, plugin: &PluginId) -> Vec<InstanceInfo> {
-        let entry = self.plugins.get(plugin);
-        let instances = entry.into_iter().flat_map(|entry| &entry.instances);
+        let Some(entry) = self.plugins.get(plugin) else { return Vec::new() };
+        let is_supervised = entry.presence.is_managed();
+        let instances = entry.instances.iter();
         instances
             .map(|known| InstanceInfo {
                 instance: known.number,
                 session: known.session,
                 is_ready: known.registered && known.was_ready,
-                is_serving: known.duty == Duty::Serving,
+                is_serving: known.duty == Duty::Serving && !(is_supervised && known.is_ending),
             })
             .collect()
     }

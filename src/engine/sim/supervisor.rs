@@ -238,6 +238,32 @@ impl World {
         }
     }
 
+    /// The plugins, by supervisor and place, that wait to replace another one.
+    pub(super) fn heirs(&self) -> Vec<(usize, usize)> {
+        let heir = |index: usize| Some((index, self.supervisors[index].replacing?));
+        (0..self.supervisors.len())
+            .filter_map(heir)
+            .filter(|&(index, place)| !self.has_share(index, place))
+            .collect()
+    }
+
+    /// The end of a session may have given its place to the one that was to replace it.
+    pub(super) fn note_inherited(&mut self, heirs: Vec<(usize, usize)>) {
+        for (index, place) in heirs {
+            if self.has_share(index, place)
+                && let Some(client) = &mut self.plugins[place].client
+            {
+                client.serves_since = self.step;
+            }
+        }
+    }
+
+    fn has_share(&self, index: usize, place: usize) -> bool {
+        let number = self.plugins[place].number;
+        let instances = self.router.instances(&self.supervisors[index].id);
+        instances.iter().any(|known| known.instance == number && known.is_serving)
+    }
+
     fn tell_exit(&mut self, index: usize, place: usize) {
         self.plugins[place].exit_due = false;
         let id = self.supervisors[index].id.clone();

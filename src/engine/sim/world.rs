@@ -274,8 +274,10 @@ impl World {
         while self.links[index].live().is_some_and(|live| !live.changes.is_empty()) {
             self.decide(index);
         }
+        let heirs = self.heirs();
         let session = self.links[index].bury(&mut self.router, self.now, &mut self.fx);
         self.oracle.session_ended(session, self.now);
+        self.note_inherited(heirs);
         self.settle();
         self.note(&session.to_le_bytes());
         self.tidy();

@@ -135,8 +135,9 @@ fn masked_word(word: &str) -> String {
     masked
 }
 
-const UNITS: [&str; 16] = [
+const UNITS: [&str; 18] = [
     "ns", "µs", "us", "ms", "s", "min", "B", "kB", "KB", "KiB", "MB", "MiB", "GB", "GiB", "k", "M",
+    "k/s", "M/s",
 ];
 
 #[cfg(test)]
