@@ -328,6 +328,8 @@ fn is_replaced(change: &Change) -> Option<Outcome> {
         "replacing" if change.cause == cause_text(&Cause::Replaced) => Some(Outcome::Reached),
         // There is a newer configuration, by which another successor starts.
         "replacing" if change.cause == cause_text(&Cause::Renewed) => None,
+        // The old one has ended first, and the successor is all there is.
+        "replacing" if change.state == "starting" => None,
         "replacing" => Some(Outcome::Failed),
         // One that did not run is started instead.
         _ => serves(change),

@@ -1,8 +1,9 @@
 //! The participant `plugbus`: how the command asks a running broker about its plugins and gives
 //! them orders.
 //!
-//! Every method answers at once: what it asks for has been decided then, and is carried out; what
-//! comes of it is in the events on `plugbus.lifecycle.>` and in the next answer.
+//! Every method answers at once, but for the one that reads the configuration again: what it asks
+//! for has been decided then, and is carried out; what comes of it is in the events on
+//! `plugbus.lifecycle.>` and in the next answer.
 
 use std::future::ready;
 use std::pin::Pin;
